@@ -1,0 +1,71 @@
+package hypervisor
+
+import (
+	"fmt"
+	"regexp"
+
+	"github.com/containerd/errdefs"
+)
+
+// Config is everything that makes a machine. Paths are absolute and on the
+// host.
+type Config struct {
+	// ID names the machine on this host: in process lists, device names derived
+	// from it, and logs. See ValidateID.
+	ID string
+	// Dir is a directory of the caller's that exists, belongs to this machine
+	// alone and outlives it. The backend keeps its sockets there and removes
+	// them on Destroy; the directory stays.
+	Dir string
+
+	// VCPUs is the number of virtual CPUs, at least one.
+	VCPUs int
+	// MemoryMiB is the guest's memory in MiB.
+	MemoryMiB int
+
+	// Kernel is a Linux kernel image (bzImage), booted directly.
+	Kernel string
+	// Initrd is the guest image: an initramfs whose /init is the agent.
+	Initrd string
+	// Cmdline is appended to the kernel command line that the backend needs.
+	Cmdline []string
+}
+
+// MinMemoryMiB is the least memory in which the guest image boots.
+const MinMemoryMiB = 128
+
+// MaxIDLength bounds Config.ID: bhyve's VM names (VM_MAX_NAMELEN, 229) and
+// UNIX socket paths have to hold it with a prefix.
+const MaxIDLength = 76
+
+var validID = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
+
+// ValidateID returns errdefs.ErrInvalidArgument for an id that cannot name a
+// machine. Every id that containerd accepts for a container is valid.
+func ValidateID(id string) error {
+	if len(id) > MaxIDLength || !validID.MatchString(id) {
+		return fmt.Errorf("machine id %q: want at most %d letters, digits, '_', '.', '-', starting with a letter or digit: %w",
+			id, MaxIDLength, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// Validate checks what can be checked without touching the host. Its errors
+// are errdefs.ErrInvalidArgument and name the field.
+func (c Config) Validate(caps Capabilities) error {
+	if err := ValidateID(c.ID); err != nil {
+		return err
+	}
+	for _, f := range []struct{ name, value string }{{"dir", c.Dir}, {"kernel", c.Kernel}, {"initrd", c.Initrd}} {
+		if f.value == "" {
+			return fmt.Errorf("machine %s: no %s: %w", c.ID, f.name, errdefs.ErrInvalidArgument)
+		}
+	}
+	if c.VCPUs < 1 || c.VCPUs > caps.MaxVCPUs {
+		return fmt.Errorf("machine %s: %d vCPUs: want 1 to %d: %w", c.ID, c.VCPUs, caps.MaxVCPUs, errdefs.ErrInvalidArgument)
+	}
+	if c.MemoryMiB < MinMemoryMiB {
+		return fmt.Errorf("machine %s: %d MiB of memory: want at least %d: %w", c.ID, c.MemoryMiB, MinMemoryMiB, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
