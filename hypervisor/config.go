@@ -34,9 +34,9 @@ type Config struct {
 // MinMemoryMiB is the least memory in which the guest image boots.
 const MinMemoryMiB = 128
 
-// MaxIDLength bounds Config.ID: bhyve's VM names (VM_MAX_NAMELEN, 229) and
-// UNIX socket paths have to hold it with a prefix.
-const MaxIDLength = 76
+// MaxIDLength bounds Config.ID. It leaves room for a container id (76) with a
+// short suffix, and stays far below what bhyve takes (VM_MAX_NAMELEN, 229).
+const MaxIDLength = 96
 
 var validID = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 

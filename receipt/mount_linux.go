@@ -1,0 +1,5 @@
+package receipt
+
+import "golang.org/x/sys/unix"
+
+const undoUnmountFlags = unix.MNT_DETACH
