@@ -1,0 +1,138 @@
+package proc
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// startTime reads fields 3 (state) and 22 (starttime) of proc_pid_stat(5).
+func startTime(pid int) (uint64, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	// A process that goes away between open and read answers ESRCH.
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return 0, errNotRunning
+	}
+	if err != nil {
+		return 0, err
+	}
+	return parseStat(data)
+}
+
+func parseStat(data []byte) (uint64, error) {
+	// Field 2 is the program's name in parentheses and may itself hold spaces
+	// and parentheses: count from the last one.
+	end := bytes.LastIndexByte(data, ')')
+	fields := bytes.Fields(data[end+1:])
+	const state, starttime = 3 - 3, 22 - 3
+	if end < 0 || len(fields) <= starttime {
+		return 0, fmt.Errorf("unexpected process status %q", data)
+	}
+	switch fields[state][0] {
+	case 'Z', 'X':
+		return 0, errNotRunning
+	}
+	return strconv.ParseUint(string(fields[starttime]), 10, 64)
+}
+
+// open returns a pidfd of exactly this process. The identity is checked after
+// the pidfd is open: from then on the pid cannot have been reused unnoticed.
+func (id ID) open() (*os.File, error) {
+	if id.Pid <= 0 {
+		return nil, errNotRunning
+	}
+	// Non-blocking, so that the file is handed to the runtime's poller.
+	fd, err := unix.PidfdOpen(id.Pid, unix.PIDFD_NONBLOCK)
+	if errors.Is(err, unix.ESRCH) {
+		return nil, errNotRunning
+	}
+	if err != nil {
+		return nil, os.NewSyscallError("pidfd_open", err)
+	}
+	f := os.NewFile(uintptr(fd), "pidfd")
+	if alive, err := id.Alive(); err != nil || !alive {
+		f.Close()
+		return nil, errors.Join(err, errNotRunning)
+	}
+	return f, nil
+}
+
+func (id ID) signal(sig unix.Signal) error {
+	f, err := id.open()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	err = unix.PidfdSendSignal(int(f.Fd()), sig, nil, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return errNotRunning
+	}
+	return os.NewSyscallError("pidfd_send_signal", err)
+}
+
+// wait waits for the pidfd to become readable, which it does when the process
+// exits (pidfd_open(2)).
+func (id ID) wait(ctx context.Context) error {
+	f, err := id.open()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	stop := context.AfterFunc(ctx, func() { f.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var pollErr error
+	err = conn.Read(func(fd uintptr) bool {
+		var n int
+		n, pollErr = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		if errors.Is(pollErr, unix.EINTR) {
+			pollErr = nil
+		}
+		return n > 0 || pollErr != nil
+	})
+	if ctx.Err() != nil && err != nil {
+		return context.Cause(ctx)
+	}
+	return errors.Join(err, pollErr)
+}
+
+// findByArg returns the running processes one of whose arguments is arg.
+func findByArg(arg string) ([]ID, error) {
+	dir, err := os.Open("/proc")
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	var found []ID
+	for _, name := range names {
+		pid, err := strconv.Atoi(name)
+		if err != nil {
+			continue
+		}
+		// The identity first: if the pid is reused in between, the identity is
+		// stale and nothing is done to the newcomer.
+		id, err := Identify(pid)
+		if err != nil {
+			continue
+		}
+		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err == nil && hasArg(cmdline, arg) {
+			found = append(found, id)
+		}
+	}
+	return found, nil
+}
