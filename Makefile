@@ -1,0 +1,119 @@
+# On a fresh Debian 12 with Go, git and make, as root: `make run`, `make test`.
+# Everything that is built or downloaded is below bin/ and .cache/.
+
+GO        ?= go
+CACHE     := .cache
+TOOLS     := $(CACHE)/bin
+GUEST     := $(CACHE)/guest
+AGENT     := bin/bhyve-agent
+SHIM      := bin/containerd-shim-bhyve-v2
+
+PACKAGES  := busybox-static ca-certificates gcc libc6-dev libprotobuf-dev \
+             protobuf-compiler qemu-system-x86 runc
+CONTAINERD := github.com/containerd/containerd/v2/cmd
+
+# A run of the integration tests that takes longer than this hangs.
+INTEGRATION_TIMEOUT ?= 25m
+
+say = @printf '\033[1m==> %s\033[0m\n' '$(1)'
+
+# $(call build,OUTPUT,PACKAGE): OUTPUT keeps its time stamp if nothing changed.
+define build
+	@mkdir -p $(dir $(1))
+	@$(GO) build -trimpath -o $(1).new $(2)
+	@if cmp -s $(1).new $(1); then rm $(1).new; else mv $(1).new $(1); fi
+endef
+
+.PHONY: help
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: guest lab ## run a container in a virtual machine of its own, through a real containerd
+	@$(TOOLS)/lab
+
+.PHONY: shell
+shell: guest lab ## an interactive shell in such a container
+	@$(TOOLS)/lab -shell
+
+.PHONY: test
+test: check-generate lint unit integration ## everything that CI runs
+	$(call say,all green)
+
+.PHONY: bench
+bench: guest lab runc-shim ## boot and exec latency beside runc's; results in .cache/bench
+	$(call say,benchmark)
+	@$(GO) run ./integration/cmd/bench -out $(CACHE)/bench $(BENCHFLAGS)
+
+.PHONY: deps
+deps: ## install the Debian packages that are missing
+	@sh hack/deps.sh $(PACKAGES)
+
+.PHONY: build
+build: deps ## build shim and agent into bin/
+	$(call say,shim and agent)
+	$(call build,$(SHIM),./cmd/containerd-shim-bhyve-v2)
+	$(call build,$(AGENT),./cmd/bhyve-agent)
+build: export CGO_ENABLED = 0
+
+.PHONY: guest
+guest: build $(GUEST)/.stamp ## build the guest image into .cache/guest
+
+$(GUEST)/.stamp: $(AGENT) $(shell find guest cmd/guest-image -type f)
+	$(call say,guest image)
+	@$(GO) run ./cmd/guest-image -agent $(AGENT) -lock guest/inputs.lock -cache $(CACHE)/debs -out $(GUEST)
+	@touch $@
+# The agent's rule is `build`; its file changes only when its bytes do.
+$(AGENT): build ;
+
+# The lab: containerd and ctr, the probe program, and what starts them.
+.PHONY: lab
+lab: deps
+	$(call say,containerd)
+	@$(GO) build -C tools -o ../$(TOOLS)/ $(CONTAINERD)/containerd $(CONTAINERD)/ctr
+	@CGO_ENABLED=0 $(GO) build -trimpath -o $(TOOLS)/ ./integration/probe ./integration/cmd/lab
+
+.PHONY: runc-shim
+runc-shim:
+	$(call say,the shim of runc to compare with)
+	@$(GO) build -C tools -o ../$(TOOLS)/ $(CONTAINERD)/containerd-shim-runc-v2
+
+.PHONY: generate
+generate: deps ## regenerate the code of agentproto/v1
+	$(call say,generate)
+	@sh hack/generate.sh
+
+.PHONY: check-generate
+check-generate: deps ## fail if the generated code is not what would be generated
+	$(call say,check generated code)
+	@rm -rf $(CACHE)/generated && mkdir -p $(CACHE) && cp -r agentproto/v1 $(CACHE)/generated
+	@sh hack/generate.sh
+	@diff -ru $(CACHE)/generated agentproto/v1
+
+.PHONY: lint
+lint: deps ## gofmt, go vet for Linux and FreeBSD, staticcheck
+	$(call say,gofmt)
+	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "not gofmted:" $$unformatted; exit 1; fi
+	$(call say,go vet)
+	@$(GO) vet ./...
+	$(call say,go build and vet for FreeBSD)
+	@GOOS=freebsd CGO_ENABLED=0 $(GO) build ./...
+	@GOOS=freebsd CGO_ENABLED=0 $(GO) vet ./...
+	$(call say,staticcheck)
+	@$(GO) build -C tools -o ../$(TOOLS)/ honnef.co/go/tools/cmd/staticcheck
+	@$(TOOLS)/staticcheck ./...
+
+.PHONY: unit
+unit: deps ## tests without virtual machines, with the race detector
+	$(call say,unit tests)
+	@$(GO) test -race $$($(GO) list ./... | grep -v '/integration$$')
+
+.PHONY: integration
+integration: guest lab runc-shim ## tests with a real containerd and real virtual machines
+	$(call say,integration tests)
+	@$(GO) test -count=1 -timeout=$(INTEGRATION_TIMEOUT) -v ./integration $(TESTFLAGS)
+
+.PHONY: clean
+clean: ## remove everything that was built or downloaded
+	rm -rf bin $(CACHE)

@@ -1,0 +1,107 @@
+package image
+
+import (
+	"archive/tar"
+	"debug/elf"
+	"fmt"
+	"os"
+	"os/exec"
+	"path"
+	"runtime"
+	"strings"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// ProbePath is where the probe program is in the busybox image.
+const ProbePath = "/bin/probe"
+
+// Ids that files of the busybox image belong to, beside root.
+const (
+	UserName = "user"
+	UserID   = 1000
+)
+
+// Busybox is an image of a static busybox with all its applets and the probe
+// program, both given as paths on this machine. Below /odd it has what a file
+// system on the way to the container may lose: special mode bits, owners,
+// extended attributes, links, a FIFO, and unusual names.
+func Busybox(name, busybox, probe string) (*Image, error) {
+	applets, err := exec.Command(busybox, "--list").Output()
+	if err != nil {
+		return nil, fmt.Errorf("list the applets of %s: %w", busybox, err)
+	}
+	busyboxData, err := readStatic(busybox)
+	if err != nil {
+		return nil, err
+	}
+	probeData, err := readStatic(probe)
+	if err != nil {
+		return nil, err
+	}
+
+	var t tree
+	for _, d := range []string{"bin", "dev", "etc", "home", "mnt", "odd", "proc", "root", "sys", "usr", "var"} {
+		t.dir(d, 0o755)
+	}
+	t.dir("tmp", 0o1777)
+	t.file("etc/passwd", 0o644, fmt.Appendf(nil, "root:x:0:0:root:/root:/bin/sh\n%s:x:%d:%d:user:/home/user:/bin/sh\n", UserName, UserID, UserID))
+	t.file("etc/group", 0o644, fmt.Appendf(nil, "root:x:0:\n%s:x:%d:\n", UserName, UserID))
+	t.file("bin/busybox", 0o755, busyboxData)
+	for _, applet := range strings.Fields(string(applets)) {
+		if applet != "busybox" {
+			t.hardlink(path.Join("bin", applet), "bin/busybox")
+		}
+	}
+	t.file(strings.TrimPrefix(ProbePath, "/"), 0o755, probeData)
+	t.add(tar.Header{Typeflag: tar.TypeDir, Name: "home/user/", Mode: 0o700, Uid: UserID, Gid: UserID}, nil)
+	odd(&t, busyboxData)
+
+	layer, err := t.tar()
+	if err != nil {
+		return nil, err
+	}
+	return &Image{
+		Name:         name,
+		Architecture: runtime.GOARCH,
+		Layer:        layer,
+		Config: ocispec.ImageConfig{
+			Env:        []string{"PATH=/bin"},
+			Cmd:        []string{"/bin/sh"},
+			WorkingDir: "/",
+		},
+	}, nil
+}
+
+func odd(t *tree, program []byte) {
+	t.add(tar.Header{Typeflag: tar.TypeReg, Name: "odd/setuid", Mode: 0o4755}, program)
+	t.add(tar.Header{Typeflag: tar.TypeReg, Name: "odd/setgid", Mode: 0o2755, Gid: UserID}, []byte("x"))
+	t.dir("odd/sticky", 0o1777)
+	t.add(tar.Header{Typeflag: tar.TypeReg, Name: "odd/owned", Mode: 0o640, Uid: UserID, Gid: 4_000_000}, []byte("owned"))
+	t.add(tar.Header{
+		Typeflag: tar.TypeReg, Name: "odd/xattr", Mode: 0o644,
+		PAXRecords: map[string]string{"SCHILY.xattr.user.lab": "kept"},
+	}, []byte("x"))
+	t.symlink("odd/dangling", "/nowhere/at/all")
+	t.symlink("odd/relative", "../etc/passwd")
+	t.hardlink("odd/link", "odd/owned")
+	t.add(tar.Header{Typeflag: tar.TypeFifo, Name: "odd/fifo", Mode: 0o600}, nil)
+	t.file("odd/"+strings.Repeat("n", 255), 0o644, []byte("long name"))
+	t.file("odd/sp ace\nnewline", 0o644, []byte("x"))
+}
+
+// readStatic reads a program that must not need an interpreter: there will be
+// no other file beside it.
+func readStatic(name string) ([]byte, error) {
+	f, err := elf.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	defer f.Close()
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			return nil, fmt.Errorf("%s is not statically linked", name)
+		}
+	}
+	return os.ReadFile(name)
+}

@@ -1,0 +1,143 @@
+// Package image builds the images that the integration tests run, from files
+// of this machine and without a registry. The same inputs give the same bytes.
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// annotationName is where containerd looks for the whole reference of an
+// imported image (core/images, AnnotationImageName).
+const annotationName = "io.containerd.image.name"
+
+// Image is one single-layer image.
+type Image struct {
+	// Name is the whole reference.
+	Name string
+	// Config is what a container of it runs by default.
+	Config ocispec.ImageConfig
+	// Layer is the root file system, as an uncompressed tar archive.
+	Layer []byte
+	// Architecture is the image's, in GOARCH terms.
+	Architecture string
+}
+
+// Archive packs the image as an OCI image layout in a tar archive, as
+// `ctr image import` reads it.
+func (i *Image) Archive() (io.Reader, error) {
+	layer := descriptor(ocispec.MediaTypeImageLayer, i.Layer)
+	config, configDesc, err := marshal(ocispec.MediaTypeImageConfig, ocispec.Image{
+		Platform: ocispec.Platform{OS: "linux", Architecture: i.Architecture},
+		Config:   i.Config,
+		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{layer.Digest}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	manifest, manifestDesc, err := marshal(ocispec.MediaTypeImageManifest, ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2},
+		MediaType: ocispec.MediaTypeImageManifest,
+		Config:    configDesc,
+		Layers:    []ocispec.Descriptor{layer},
+	})
+	if err != nil {
+		return nil, err
+	}
+	manifestDesc.Annotations = map[string]string{annotationName: i.Name}
+	index, _, err := marshal(ocispec.MediaTypeImageIndex, ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2},
+		MediaType: ocispec.MediaTypeImageIndex,
+		Manifests: []ocispec.Descriptor{manifestDesc},
+	})
+	if err != nil {
+		return nil, err
+	}
+	layout, err := json.Marshal(ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion})
+	if err != nil {
+		return nil, err
+	}
+
+	var t tree
+	t.file(ocispec.ImageLayoutFile, 0o644, layout)
+	t.file(ocispec.ImageIndexFile, 0o644, index)
+	for _, blob := range []struct {
+		desc ocispec.Descriptor
+		data []byte
+	}{{configDesc, config}, {manifestDesc, manifest}, {layer, i.Layer}} {
+		t.file("blobs/sha256/"+blob.desc.Digest.Encoded(), 0o644, blob.data)
+	}
+	data, err := t.tar()
+	return bytes.NewReader(data), err
+}
+
+func marshal(mediaType string, v any) ([]byte, ocispec.Descriptor, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return nil, ocispec.Descriptor{}, fmt.Errorf("%s: %w", mediaType, err)
+	}
+	return data, descriptor(mediaType, data), nil
+}
+
+func descriptor(mediaType string, data []byte) ocispec.Descriptor {
+	return ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
+}
+
+// tree is a tar archive in the making. Its entries keep their order, belong to
+// root and are as old as the epoch.
+type tree struct {
+	entries []entry
+}
+
+type entry struct {
+	header tar.Header
+	data   []byte
+}
+
+func (t *tree) add(h tar.Header, data []byte) {
+	h.Size = int64(len(data))
+	h.ModTime = time.Unix(0, 0)
+	h.Format = tar.FormatPAX
+	t.entries = append(t.entries, entry{h, data})
+}
+
+func (t *tree) dir(name string, mode int64) {
+	t.add(tar.Header{Typeflag: tar.TypeDir, Name: name + "/", Mode: mode}, nil)
+}
+
+func (t *tree) file(name string, mode int64, data []byte) {
+	t.add(tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: mode}, data)
+}
+
+func (t *tree) symlink(name, target string) {
+	t.add(tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777}, nil)
+}
+
+func (t *tree) hardlink(name, target string) {
+	t.add(tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: target, Mode: 0o755}, nil)
+}
+
+func (t *tree) tar() ([]byte, error) {
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	for _, e := range t.entries {
+		if err := w.WriteHeader(&e.header); err != nil {
+			return nil, fmt.Errorf("tar %s: %w", e.header.Name, err)
+		}
+		if _, err := w.Write(e.data); err != nil {
+			return nil, fmt.Errorf("tar %s: %w", e.header.Name, err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return buf.Bytes(), nil
+}

@@ -1,0 +1,96 @@
+//go:build linux
+
+package lab
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Result is what a command that has ended has to say.
+type Result struct {
+	Args   []string
+	Stdout string
+	Stderr string
+	// Code is the exit code; -1 where the command was killed.
+	Code int
+}
+
+// String shows the whole of r, for a test's failure.
+func (r Result) String() string {
+	return fmt.Sprintf("%s: exit code %d\nstdout: %q\nstderr: %s", strings.Join(r.Args, " "), r.Code, r.Stdout, r.Stderr)
+}
+
+// Command is ctr with args in the lab's environment, for a caller that wires
+// its streams. It is killed when ctx ends.
+func (l *Lab) Command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, filepath.Join(l.repo, artifacts.toolDir, "ctr"), args...)
+	cmd.Env = l.Env()
+	// A stream that someone inherited and keeps open must not keep Wait.
+	cmd.WaitDelay = 5 * time.Second
+	return cmd
+}
+
+// Ctr runs ctr to its end. The error says that it could not be run or had to
+// be killed: an exit code other than zero is in the Result.
+func (l *Lab) Ctr(ctx context.Context, args ...string) (Result, error) {
+	return l.Run(l.Command(ctx, args...))
+}
+
+// Run runs a Command to its end, and collects the output that it does not
+// send elsewhere.
+func (l *Lab) Run(cmd *exec.Cmd) (Result, error) {
+	var stdout, stderr bytes.Buffer
+	if cmd.Stdout == nil {
+		cmd.Stdout = &stdout
+	}
+	if cmd.Stderr == nil {
+		cmd.Stderr = &stderr
+	}
+	err := cmd.Run()
+	r := Result{Args: cmd.Args, Stdout: stdout.String(), Stderr: stderr.String(), Code: -1}
+	if cmd.ProcessState != nil {
+		r.Code = cmd.ProcessState.ExitCode()
+	}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && r.Code >= 0 {
+		err = nil
+	}
+	return r, err
+}
+
+// LogTail returns the last lines of containerd's log, which the shims write
+// into as well.
+func (l *Lab) LogTail(lines int) string {
+	data, err := os.ReadFile(l.daemon.logPath)
+	if err != nil {
+		return err.Error()
+	}
+	all := strings.Split(strings.TrimRight(string(data), "\n"), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// LogSize is the length of containerd's log, to be given to LogSince.
+func (l *Lab) LogSize() (int64, error) {
+	info, err := os.Stat(l.daemon.logPath)
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}
+
+// LogSince returns what has been logged since the log was size bytes long.
+func (l *Lab) LogSince(size int64) (string, error) {
+	data, err := os.ReadFile(l.daemon.logPath)
+	if err != nil {
+		return "", err
+	}
+	return string(data[min(size, int64(len(data))):]), nil
+}

@@ -1,0 +1,56 @@
+//go:build linux
+
+package lab
+
+import (
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// ShimConfig is what a test may want otherwise than by default in the shim's
+// configuration file. Zero fields are the lab's defaults.
+type ShimConfig struct {
+	// GuestDir is the directory of the guest image.
+	GuestDir string
+	// BootTimeout bounds a machine's way up.
+	BootTimeout time.Duration
+	// MemoryMiB is a machine's memory.
+	MemoryMiB int
+}
+
+// The lab's defaults: a boot takes seconds even in software, but twenty at
+// once on two cores take their time.
+const (
+	defaultBootTimeout = 4 * time.Minute
+	defaultMemoryMiB   = 256
+)
+
+// WriteShimConfig makes c the configuration of shims started from now on.
+func (l *Lab) WriteShimConfig(c ShimConfig) error {
+	if c.GuestDir == "" {
+		c.GuestDir = filepath.Join(l.repo, artifacts.guest)
+	}
+	if c.BootTimeout == 0 {
+		c.BootTimeout = defaultBootTimeout
+	}
+	if c.MemoryMiB == 0 {
+		c.MemoryMiB = defaultMemoryMiB
+	}
+	data, err := toml.Marshal(map[string]any{
+		"guest": map[string]any{"dir": c.GuestDir},
+		"machine": map[string]any{
+			"vcpus":        1,
+			"memory_mib":   c.MemoryMiB,
+			"boot_timeout": c.BootTimeout.String(),
+		},
+	})
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(l.shimConfigPath(), data, 0o644)
+}
+
+func (l *Lab) shimConfigPath() string { return filepath.Join(l.Dir, "shim.toml") }

@@ -1,0 +1,98 @@
+//go:build linux
+
+// Command probe runs inside of containers and looks at the world from there. It is
+// static, and part of the busybox image of package image.
+//
+// Each check prints one line and the exit code says whether all passed, so that
+// the same command can be judged under any runtime.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/integration/pattern"
+)
+
+var commands = map[string]struct {
+	usage string
+	run   func(args []string) error
+}{
+	"gen":     {"gen BYTES: write the pattern to standard output", gen},
+	"sum":     {"sum: length and SHA-256 of standard input", sum},
+	"boot":    {"boot: which kernel this is, and how long it has run, as JSON", boot},
+	"fs":      {"fs DIR: check file system semantics in an empty, writable DIR", func(a []string) error { return checkFS(a[0]) }},
+	"odd":     {"odd: check the unusual files of the image", func([]string) error { return checkOdd() }},
+	"winsize": {"winsize: print the terminal's size, and again when it changes, until a line is read", winsize},
+	"signals": {"signals: print each signal that arrives; SIGTERM ends with code 42", signals},
+	"link":    {"link: try to reach the host from process 1's network namespace", func([]string) error { return checkLink() }},
+}
+
+func main() {
+	if len(os.Args) < 2 {
+		usage()
+	}
+	c, ok := commands[os.Args[1]]
+	if !ok {
+		usage()
+	}
+	if err := c.run(append(os.Args[2:], "")); err != nil {
+		fmt.Fprintln(os.Stderr, "probe:", err)
+		os.Exit(1)
+	}
+}
+
+func usage() {
+	for _, c := range commands {
+		fmt.Fprintln(os.Stderr, "probe", c.usage)
+	}
+	os.Exit(2)
+}
+
+func gen(args []string) error {
+	n, err := strconv.ParseInt(args[0], 10, 64)
+	if err != nil {
+		return err
+	}
+	// One write system call per read of the pattern: large ones, as a program
+	// that fills its pipe would make.
+	_, err = io.CopyBuffer(struct{ io.Writer }{os.Stdout}, pattern.Reader(n), make([]byte, 256<<10))
+	return err
+}
+
+func sum([]string) error {
+	line, err := pattern.Sum(os.Stdin)
+	if err != nil {
+		return err
+	}
+	fmt.Println(line)
+	return nil
+}
+
+// check is one thing that must hold.
+type check struct {
+	name string
+	run  func() error
+}
+
+var errChecks = errors.New("some checks failed")
+
+// runAll runs every check, also after a failure: what breaks together says more.
+func runAll(checks []check) error {
+	var failed bool
+	for _, c := range checks {
+		if err := c.run(); err != nil {
+			failed = true
+			fmt.Printf("FAIL %s: %v\n", c.name, err)
+			continue
+		}
+		fmt.Printf("ok %s\n", c.name)
+	}
+	if failed {
+		return errChecks
+	}
+	return nil
+}
