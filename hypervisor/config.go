@@ -23,7 +23,8 @@ type Config struct {
 	// MemoryMiB is the guest's memory in MiB.
 	MemoryMiB int
 
-	// Kernel is a Linux kernel image (bzImage), booted directly.
+	// Kernel is a Linux kernel, booted directly: a bzImage, or an ELF vmlinux
+	// with a PVH entry point.
 	Kernel string
 	// Initrd is the guest image: an initramfs whose /init is the agent.
 	Initrd string

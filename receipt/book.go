@@ -134,6 +134,26 @@ func (r *Receipt) Strike() error {
 	return b.strike(r.seq)
 }
 
+// Undo releases the receipt's resource and strikes the receipt out. Undoing
+// what has been struck out does nothing.
+func (r *Receipt) Undo(ctx context.Context) error {
+	b := r.book
+	b.mu.Lock()
+	i := slices.IndexFunc(b.entries, func(e entry) bool { return e.Seq == r.seq })
+	var e entry
+	if i >= 0 {
+		e = b.entries[i]
+	}
+	b.mu.Unlock()
+	if i < 0 {
+		return nil
+	}
+	if err := undo(ctx, e); err != nil {
+		return err
+	}
+	return r.Strike()
+}
+
 func (b *Book) strike(seq uint64) error {
 	entries := slices.DeleteFunc(slices.Clone(b.entries), func(e entry) bool { return e.Seq == seq })
 	if len(entries) == len(b.entries) {

@@ -1,0 +1,124 @@
+// Package bundle turns a bundle that containerd wrote for this host into one
+// for the guest.
+//
+// The OCI spec speaks of host paths, host namespaces and host hardware. Each
+// transformer below looks at one of these: it rewrites its part of the spec
+// for the guest, adds what the host must do for it (a tree to share), and
+// refuses what cannot be had in a guest. What is meaningless in a guest but
+// harmless to lose is dropped and named in Guest.Ignored; nothing is dropped in
+// silence.
+package bundle
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Guest is a bundle as the guest gets it.
+type Guest struct {
+	// Spec is the rewritten spec.
+	Spec *specs.Spec
+	// Shares are the host trees that the guest must mount before it runs the
+	// bundle. The root filesystem is the first.
+	Shares []Share
+	// Ignored names what the host's spec asked for that has no meaning in a
+	// guest.
+	Ignored []string
+}
+
+// Share is a host file or tree that a bundle needs.
+type Share struct {
+	// Source is the host path.
+	Source string
+	// Target is where the guest mounts it, relative to the bundle's directory.
+	Target string
+	// SingleFile is true if Source is a regular file. Such a share is a
+	// directory that holds just this file, under the base name of Source.
+	SingleFile bool
+	// ReadOnly is enforced where the share is served, on the host.
+	ReadOnly bool
+	// Exclusive is true if nothing but this guest changes the tree while it is
+	// shared, so that the guest may cache it.
+	Exclusive bool
+}
+
+// Load reads the spec of the bundle in dir. A missing file is
+// errdefs.ErrNotFound, a malformed one errdefs.ErrInvalidArgument.
+func Load(dir string) (*specs.Spec, error) {
+	path := filepath.Join(dir, "config.json")
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("bundle: no %s: %w", path, errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("bundle: %w", err)
+	}
+	var spec specs.Spec
+	if err := json.Unmarshal(data, &spec); err != nil {
+		return nil, fmt.Errorf("bundle: malformed %s: %w: %w", path, err, errdefs.ErrInvalidArgument)
+	}
+	return &spec, nil
+}
+
+// translation is the work in progress that transformers share.
+type translation struct {
+	id     string
+	rootfs string
+	spec   *specs.Spec
+	guest  *Guest
+}
+
+// transformers run in this order; each is documented where it stands.
+var transformers = []func(*translation) error{
+	checkForm,
+	checkAnnotations,
+	translateRoot,
+	translateMounts,
+	translateNamespaces,
+	translateCgroup,
+	translateDevices,
+	translateSecurity,
+}
+
+// Translate makes the guest's bundle for container id from the host's spec.
+// rootfs is the host path at which the root filesystem is mounted. The spec is
+// rewritten in place. Errors are errdefs.ErrInvalidArgument for what is wrong
+// and errdefs.ErrNotImplemented for what is legal but not supported, and name
+// the field.
+func Translate(id string, spec *specs.Spec, rootfs string) (*Guest, error) {
+	t := &translation{id: id, rootfs: rootfs, spec: spec, guest: &Guest{Spec: spec}}
+	for _, f := range transformers {
+		if err := f(t); err != nil {
+			return nil, fmt.Errorf("bundle of %s: %w", id, err)
+		}
+	}
+	return t.guest, nil
+}
+
+func (t *translation) ignore(format string, args ...any) {
+	t.guest.Ignored = append(t.guest.Ignored, fmt.Sprintf(format, args...))
+}
+
+// checkForm refuses specs that no Linux guest can run, before anything has
+// been done for them.
+func checkForm(t *translation) error {
+	switch {
+	case t.spec.Root == nil:
+		return fmt.Errorf("no root: %w", errdefs.ErrInvalidArgument)
+	case t.spec.Process == nil || len(t.spec.Process.Args) == 0:
+		return fmt.Errorf("no process.args: %w", errdefs.ErrInvalidArgument)
+	case t.spec.Linux == nil:
+		return fmt.Errorf("no linux section, so this spec is for another platform (ctr: --platform linux/amd64): %w", errdefs.ErrInvalidArgument)
+	}
+	if h := t.spec.Hooks; h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer)+len(h.StartContainer)+len(h.Poststart)+len(h.Poststop) > 0 { //nolint:staticcheck // Prestart is deprecated and still written.
+		return fmt.Errorf("hooks: %w", errdefs.ErrNotImplemented)
+	}
+	return nil
+}

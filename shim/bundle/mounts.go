@@ -1,0 +1,89 @@
+package bundle
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
+)
+
+// guestFilesystems are the mount types that the guest's own kernel provides.
+var guestFilesystems = []string{"proc", "sysfs", "tmpfs", "devpts", "devtmpfs", "mqueue", "cgroup", "cgroup2"}
+
+// translateRoot shares the root filesystem and points the spec at where the
+// guest mounts it. The share stays writable even under root.readonly: the
+// guest's runtime makes mount points in it before it remounts it read-only.
+func translateRoot(t *translation) error {
+	t.guest.Shares = append(t.guest.Shares, Share{
+		Source:    t.rootfs,
+		Target:    "rootfs",
+		Exclusive: true,
+	})
+	t.spec.Root.Path = agentproto.RootfsDir(t.id)
+	return nil
+}
+
+// translateMounts shares the source of each bind mount. Other mounts are made
+// by the guest from its own kernel's file systems.
+func translateMounts(t *translation) error {
+	for i := range t.spec.Mounts {
+		m := &t.spec.Mounts[i]
+		if !isBind(m) {
+			if !slices.Contains(guestFilesystems, m.Type) {
+				return fmt.Errorf("mount at %s: type %q is not one that a guest can make: %w", m.Destination, m.Type, errdefs.ErrInvalidArgument)
+			}
+			continue
+		}
+		if err := t.shareBind(m); err != nil {
+			return fmt.Errorf("mount at %s: %w", m.Destination, err)
+		}
+	}
+	return nil
+}
+
+func isBind(m *specs.Mount) bool {
+	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
+}
+
+func (t *translation) shareBind(m *specs.Mount) error {
+	for _, o := range m.Options {
+		if o == "shared" || o == "rshared" {
+			return fmt.Errorf("propagation %q: a mount made in a guest cannot appear on the host: %w", o, errdefs.ErrInvalidArgument)
+		}
+	}
+	source := m.Source
+	if !filepath.IsAbs(source) {
+		return fmt.Errorf("source %q is not an absolute path: %w", source, errdefs.ErrInvalidArgument)
+	}
+	st, err := os.Stat(source)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("source %s: %w", source, errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	if !st.IsDir() && !st.Mode().IsRegular() {
+		return fmt.Errorf("source %s is neither a directory nor a regular file (%v); only those can be shared with a guest: %w",
+			source, st.Mode().Type(), errdefs.ErrInvalidArgument)
+	}
+	// A share's target is numbered: the guest learns nothing of host paths.
+	target := fmt.Sprintf("volumes/%d", len(t.guest.Shares)-1)
+	t.guest.Shares = append(t.guest.Shares, Share{
+		Source:     source,
+		Target:     target,
+		SingleFile: !st.IsDir(),
+		ReadOnly:   slices.Contains(m.Options, "ro"),
+	})
+	m.Source = filepath.Join(agentproto.BundleDir(t.id), target)
+	if !st.IsDir() {
+		m.Source = filepath.Join(m.Source, filepath.Base(source))
+	}
+	return nil
+}

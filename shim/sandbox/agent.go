@@ -1,0 +1,97 @@
+package sandbox
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/ttrpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
+	agentv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto/v1"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
+)
+
+// agent is the guest's side of the control port.
+type agent struct {
+	task   taskapi.TTRPCTaskService
+	system agentv1.TTRPCSystemService
+	bundle agentv1.TTRPCBundleService
+	// events has a connection of its own: while the reader of a ttrpc stream
+	// does not read, every other call on the connection waits.
+	events agentv1.TTRPCEventsClient
+
+	conns []*ttrpc.Client
+}
+
+func newAgent(control, events net.Conn) *agent {
+	c, e := ttrpc.NewClient(control), ttrpc.NewClient(events)
+	return &agent{
+		task:   taskapi.NewTTRPCTaskClient(c),
+		system: agentv1.NewTTRPCSystemClient(c),
+		bundle: agentv1.NewTTRPCBundleClient(c),
+		events: agentv1.NewTTRPCEventsClient(e),
+		conns:  []*ttrpc.Client{c, e},
+	}
+}
+
+// hello proves that the agent answers now, and that it is the agent that this
+// shim was built with.
+func (a *agent) hello(ctx context.Context) (*agentv1.HelloResponse, error) {
+	nonce := make([]byte, 16)
+	rand.Read(nonce)
+	resp, err := a.system.Hello(ctx, &agentv1.HelloRequest{Nonce: nonce})
+	if err != nil {
+		return nil, fmt.Errorf("hello: %w", err)
+	}
+	if !bytes.Equal(resp.Nonce, nonce) {
+		return nil, errors.New("hello: the answer is not to this question")
+	}
+	if resp.ProtocolVersion != agentproto.Version {
+		return nil, fmt.Errorf("hello: the guest image speaks protocol version %d, this shim %d; build both from one tree: %w",
+			resp.ProtocolVersion, agentproto.Version, errdefs.ErrFailedPrecondition)
+	}
+	return resp, nil
+}
+
+// setTime gives the guest the host's wall clock: its own came from a clock chip
+// with whole seconds.
+func (a *agent) setTime(ctx context.Context) error {
+	if _, err := a.system.SetTime(ctx, &agentv1.SetTimeRequest{Now: timestamppb.New(time.Now())}); err != nil {
+		return fmt.Errorf("set the guest's clock: %w", err)
+	}
+	return nil
+}
+
+func (a *agent) close() {
+	for _, c := range a.conns {
+		c.Close()
+	}
+}
+
+// openStream opens a data stream on the link.
+func openStream(ctx context.Context, m hypervisor.Machine, port uint32, id string) (_ net.Conn, err error) {
+	conn, err := m.Dial(ctx, port)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			conn.Close()
+		}
+	}()
+	if deadline, ok := ctx.Deadline(); ok {
+		conn.SetDeadline(deadline)
+	}
+	if err := agentproto.OpenStream(conn, id); err != nil {
+		return nil, err
+	}
+	return conn, conn.SetDeadline(time.Time{})
+}

@@ -1,0 +1,346 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"sync"
+	"time"
+
+	apievents "github.com/containerd/containerd/api/events"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/log"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
+	agentv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto/v1"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/stdio"
+)
+
+// Container is one container in the sandbox: an OCI bundle that the guest
+// runs, its processes, and the host trees that it is served.
+type Container struct {
+	ID string
+	// Bundle is the bundle's directory on the host.
+	Bundle string
+	rootfs []*types.Mount
+
+	sandbox *Sandbox
+	book    *receipt.Book
+	// ready is set once Create has succeeded; guarded by sandbox.mu.
+	ready bool
+
+	// Written by Create only, before ready.
+	vm            *vm
+	shares        []*share
+	unmountRootfs func(context.Context) error
+
+	mu        sync.Mutex
+	processes map[string]*process // by exec id, init under ""
+}
+
+// receiptsFile is the container's receipt book in its bundle.
+const receiptsFile = "receipts.json"
+
+// OpenReceipts opens the receipt book of the bundle in dir.
+func OpenReceipts(dir string) (*receipt.Book, error) {
+	return receipt.Open(filepath.Join(dir, receiptsFile))
+}
+
+// Stdio is the stdio of a process as its client asked for it.
+func (c *Container) Stdio(execID string) (stdio.Config, error) {
+	p, err := c.process(execID)
+	if err != nil {
+		return stdio.Config{}, err
+	}
+	return p.stdio, nil
+}
+
+// Status returns the state of a process, and its exit if it has stopped.
+func (c *Container) Status(execID string) (task.Status, Exit, error) {
+	p, err := c.process(execID)
+	if err != nil {
+		return task.Status_UNKNOWN, Exit{}, err
+	}
+	s, e := p.snapshot()
+	return s, e, nil
+}
+
+// Start starts init, or a process that Exec has added.
+func (c *Container) Start(ctx context.Context, execID string) error {
+	p, err := c.process(execID)
+	if err != nil {
+		return err
+	}
+	err = c.call(ctx, "start", func(ctx context.Context) error {
+		_, err := c.vm.agent.task.Start(ctx, &taskapi.StartRequest{ID: c.ID, ExecID: execID})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	p.setStatus(task.Status_RUNNING)
+	return nil
+}
+
+// Wait blocks until a process has exited and its output has been delivered.
+func (c *Container) Wait(ctx context.Context, execID string) (Exit, error) {
+	p, err := c.process(execID)
+	if err != nil {
+		return Exit{}, err
+	}
+	return p.wait(ctx)
+}
+
+// killUnanswered is how long a SIGKILL for a whole container may go unanswered
+// before the machine is ended instead: a guest cannot refuse to die.
+const killUnanswered = 10 * time.Second
+
+// Kill sends a signal to a process, or with all to every process of the
+// container.
+func (c *Container) Kill(ctx context.Context, execID string, signal uint32, all bool) error {
+	if _, err := c.process(execID); err != nil {
+		return err
+	}
+	final := signal == 9 && execID == ""
+	if final {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, killUnanswered)
+		defer cancel()
+	}
+	err := c.call(ctx, "kill", func(ctx context.Context) error {
+		_, err := c.vm.agent.task.Kill(ctx, &taskapi.KillRequest{ID: c.ID, ExecID: execID, Signal: signal, All: all})
+		return err
+	})
+	if final && errdefs.IsDeadlineExceeded(err) {
+		log.G(ctx).WithField("container", c.ID).WithError(err).Warn("the guest does not answer a SIGKILL: ending its machine")
+		return c.vm.destroy(ctx)
+	}
+	return err
+}
+
+// Resize sets the size of a process's terminal in characters.
+func (c *Container) Resize(ctx context.Context, execID string, width, height uint32) error {
+	if _, err := c.process(execID); err != nil {
+		return err
+	}
+	return c.call(ctx, "resize terminal", func(ctx context.Context) error {
+		_, err := c.vm.agent.task.ResizePty(ctx, &taskapi.ResizePtyRequest{ID: c.ID, ExecID: execID, Width: width, Height: height})
+		return err
+	})
+}
+
+// CloseStdin ends a process's standard input, in order, after what the client
+// has already written.
+func (c *Container) CloseStdin(execID string) error {
+	p, err := c.process(execID)
+	if err != nil {
+		return err
+	}
+	p.streams().CloseStdin()
+	return nil
+}
+
+// Pids returns the container's processes in the guest's numbering.
+func (c *Container) Pids(ctx context.Context) ([]*task.ProcessInfo, error) {
+	var resp *taskapi.PidsResponse
+	err := c.call(ctx, "list processes", func(ctx context.Context) (err error) {
+		resp, err = c.vm.agent.task.Pids(ctx, &taskapi.PidsRequest{ID: c.ID})
+		return err
+	})
+	return resp.GetProcesses(), err
+}
+
+// call makes one request to the agent in bounded time. Its error is of an
+// errdefs kind and says what was asked of whom.
+func (c *Container) call(ctx context.Context, what string, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, c.vm.agentTimeout)
+	defer cancel()
+	err := f(ctx)
+	if err == nil {
+		return nil
+	}
+	select {
+	case <-c.vm.Done():
+		return fmt.Errorf("%s %s: its machine has ended: %w", what, c.ID, errdefs.ErrNotFound)
+	default:
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("%s %s: the agent did not answer: %w", what, c.ID, ctx.Err())
+	}
+	return fmt.Errorf("%s %s: %w", what, c.ID, errgrpc.ToNative(err))
+}
+
+func (c *Container) process(execID string) (*process, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := c.processes[execID]
+	if p == nil {
+		return nil, errNoProcess(c.ID, execID)
+	}
+	return p, nil
+}
+
+// addProcess takes the process's place before it is made.
+func (c *Container) addProcess(p *process) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, taken := c.processes[p.execID]; taken {
+		return fmt.Errorf("process %s of container %s: %w", p.execID, c.ID, errdefs.ErrAlreadyExists)
+	}
+	c.processes[p.execID] = p
+	return nil
+}
+
+func (c *Container) removeProcess(p *process) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.processes[p.execID] == p {
+		delete(c.processes, p.execID)
+	}
+}
+
+// execs are the processes other than init.
+func (c *Container) execs() []*process {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var execs []*process
+	for id, p := range c.processes {
+		if id != "" {
+			execs = append(execs, p)
+		}
+	}
+	return execs
+}
+
+func (c *Container) createEvent(pid uint32) *apievents.TaskCreate {
+	c.mu.Lock()
+	cfg := c.processes[""].stdio
+	c.mu.Unlock()
+	return &apievents.TaskCreate{
+		ContainerID: c.ID,
+		Bundle:      c.Bundle,
+		Rootfs:      c.rootfs,
+		IO:          &apievents.TaskIO{Stdin: cfg.Stdin, Stdout: cfg.Stdout, Stderr: cfg.Stderr, Terminal: cfg.Terminal},
+		Pid:         pid,
+	}
+}
+
+// processExited takes note that p has ended in the guest, and makes it public
+// once its output has drained. Exits of one container wait side by side, and
+// init's waits for all others: it is the last.
+func (c *Container) processExited(p *process, e Exit) {
+	p.exitSeen.Do(func() {
+		pid := c.sandbox.Pid()
+		go func() {
+			p.streams().WaitDrained(c.sandbox.ctx, exitDrainIdle)
+			if p.execID == "" {
+				for _, x := range c.execs() {
+					if x.everStarted() {
+						<-x.published
+					}
+				}
+				if err := recordExit(c.Bundle, e); err != nil {
+					log.G(c.sandbox.ctx).WithError(err).WithField("container", c.ID).Warn("exit is not on record")
+				}
+			}
+			p.finish(e)
+			c.sandbox.events.send(exitEvent(c.ID, p.execID, pid, e))
+			close(p.published)
+		}()
+	})
+}
+
+// machineDied ends every process as if it had been killed. The order is that
+// of processExited.
+func (c *Container) machineDied(at time.Time) {
+	c.mu.Lock()
+	var ended []*process
+	for _, p := range c.processes {
+		ended = append(ended, p)
+	}
+	c.mu.Unlock()
+	for _, p := range ended {
+		p.streams().Abort()
+		if p.everStarted() || p.execID == "" {
+			c.processExited(p, Exit{Status: exitStatusKilled, At: at})
+		}
+	}
+}
+
+// deleteEvent is sent when nothing of the container is left on either side.
+func (c *Container) deleteEvent(e Exit) *apievents.TaskDelete {
+	return &apievents.TaskDelete{
+		ContainerID: c.ID,
+		Pid:         c.sandbox.Pid(),
+		ExitStatus:  e.Status,
+		ExitedAt:    timestamppb.New(e.At),
+	}
+}
+
+// createBundle makes the bundle in the guest, with its shares mounted.
+func (c *Container) createBundle(ctx context.Context, config any) error {
+	data, err := json.Marshal(config)
+	if err != nil {
+		return fmt.Errorf("encode the guest's spec: %w", err)
+	}
+	req := &agentv1.CreateBundleRequest{Id: c.ID, Config: data}
+	for _, s := range c.shares {
+		req.Shares = append(req.Shares, s.proto())
+	}
+	return c.call(ctx, "make the guest's bundle for", func(ctx context.Context) error {
+		_, err := c.vm.agent.bundle.Create(ctx, req)
+		return err
+	})
+}
+
+func (c *Container) deleteBundle(ctx context.Context) error {
+	return c.call(ctx, "remove the guest's bundle of", func(ctx context.Context) error {
+		_, err := c.vm.agent.bundle.Delete(ctx, &agentv1.DeleteBundleRequest{Id: c.ID})
+		return err
+	})
+}
+
+func (c *Container) closeShares() error {
+	var errs []error
+	for _, s := range c.shares {
+		errs = append(errs, s.close())
+	}
+	c.shares = nil
+	return errors.Join(errs...)
+}
+
+// release gives back everything of the host's that the container holds. It is
+// for the end of the sandbox; Delete does the same in order with the guest.
+func (c *Container) release(ctx context.Context) error {
+	c.mu.Lock()
+	for _, p := range c.processes {
+		p.streams().Close()
+	}
+	c.mu.Unlock()
+	return errors.Join(c.closeShares(), c.book.UndoAll(ctx))
+}
+
+// streamPrefix starts the ids of a process's standard streams.
+func (c *Container) streamPrefix(execID string) string {
+	if execID == "" {
+		return "io/" + c.ID + "/init"
+	}
+	return "io/" + c.ID + "/exec/" + execID
+}
+
+func (c *Container) openStdio(ctx context.Context, execID string, cfg stdio.Config) (*stdio.IO, error) {
+	return stdio.Open(ctx, cfg, c.streamPrefix(execID), c.dialStdio)
+}
+
+func (c *Container) dialStdio(ctx context.Context, id string) (net.Conn, error) {
+	return openStream(ctx, c.vm.Machine, agentproto.PortStdio, id)
+}

@@ -1,0 +1,171 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/log"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/bundle"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/config"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/stdio"
+)
+
+// CreateRequest is what containerd wants a container made of.
+type CreateRequest struct {
+	ID string
+	// Bundle is the bundle's directory on the host.
+	Bundle string
+	// Rootfs are the mounts that make the root filesystem, in order.
+	Rootfs []*types.Mount
+	Stdio  stdio.Config
+	Config config.Config
+}
+
+// undoTimeout bounds the clean-up after a Create that failed.
+const undoTimeout = 15 * time.Second
+
+// Create makes a container in the sandbox, and boots the sandbox's machine for
+// the first one. What the host alone can refuse is refused before that. On
+// error nothing of the container is left, on the host or in the guest; a
+// machine that was booted for it stays until Shutdown.
+func (s *Sandbox) Create(ctx context.Context, r CreateRequest) (_ *Container, err error) {
+	book, err := OpenReceipts(r.Bundle)
+	if err != nil {
+		return nil, err
+	}
+	c := &Container{ID: r.ID, Bundle: r.Bundle, rootfs: r.Rootfs, sandbox: s, book: book, processes: map[string]*process{}}
+	if err := s.reserve(c); err != nil {
+		return nil, err
+	}
+
+	var undo []func(context.Context) error
+	defer func() {
+		if err == nil {
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+		defer cancel()
+		for i := len(undo) - 1; i >= 0; i-- {
+			if uerr := undo[i](ctx); uerr != nil {
+				log.G(ctx).WithError(uerr).WithField("container", r.ID).Warn("clean-up after a failed create")
+			}
+		}
+		s.forget(c)
+	}()
+
+	spec, err := bundle.Load(r.Bundle)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.Stdio.Validate(); err != nil {
+		return nil, err
+	}
+	rootfs, err := c.mountRootfs(&undo)
+	if err != nil {
+		return nil, err
+	}
+	guest, err := bundle.Translate(r.ID, spec, rootfs)
+	if err != nil {
+		return nil, err
+	}
+	if err := bundle.CheckProgram(rootfs, spec); err != nil {
+		return nil, err
+	}
+	for _, what := range guest.Ignored {
+		log.G(ctx).WithField("container", r.ID).Warnf("has no meaning in a guest and is ignored: %s", what)
+	}
+
+	if c.vm, err = s.machine(ctx, r.Config, r.ID, r.Bundle, book); err != nil {
+		return nil, err
+	}
+	if err := c.serveShares(ctx, guest.Shares, &undo); err != nil {
+		return nil, err
+	}
+	if err := c.createBundle(ctx, guest.Spec); err != nil {
+		return nil, err
+	}
+	undo = append(undo, c.deleteBundle)
+
+	init := newProcess("", r.Stdio)
+	streams, err := c.openStdio(ctx, "", r.Stdio)
+	if err != nil {
+		return nil, err
+	}
+	undo = append(undo, func(context.Context) error { streams.Close(); return nil })
+	init.setIO(streams)
+	if err := c.addProcess(init); err != nil {
+		return nil, err
+	}
+	if err := c.createTask(ctx, streams.Guest()); err != nil {
+		return nil, err
+	}
+	if err := s.admit(c); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// mountRootfs mounts what containerd handed over at its usual place in the
+// bundle. Without mounts, what is there already is the root filesystem.
+func (c *Container) mountRootfs(undo *[]func(context.Context) error) (string, error) {
+	rootfs := filepath.Join(c.Bundle, "rootfs")
+	if len(c.rootfs) == 0 {
+		c.unmountRootfs = func(context.Context) error { return nil }
+		return rootfs, nil
+	}
+	if err := os.Mkdir(rootfs, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
+		return "", fmt.Errorf("rootfs: %w", err)
+	}
+	line, err := c.book.Write(receipt.Mount{Target: rootfs})
+	if err != nil {
+		return "", err
+	}
+	c.unmountRootfs = line.Undo
+	*undo = append(*undo, c.unmountRootfs)
+	mounts := make([]mount.Mount, 0, len(c.rootfs))
+	for _, m := range c.rootfs {
+		mounts = append(mounts, mount.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
+	}
+	if err := mount.All(mounts, rootfs); err != nil {
+		return "", fmt.Errorf("mount rootfs: %w", err)
+	}
+	return rootfs, nil
+}
+
+func (c *Container) serveShares(ctx context.Context, shares []bundle.Share, undo *[]func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, c.vm.agentTimeout)
+	defer cancel()
+	*undo = append(*undo, func(context.Context) error { return c.closeShares() })
+	for _, s := range shares {
+		sh, err := serveShare(ctx, c.vm, "9p/"+c.ID+"/"+s.Target, s)
+		if err != nil {
+			return err
+		}
+		c.shares = append(c.shares, sh)
+	}
+	return nil
+}
+
+func (c *Container) createTask(ctx context.Context, g stdio.Config) error {
+	return c.call(ctx, "create", func(ctx context.Context) error {
+		_, err := c.vm.agent.task.Create(ctx, &taskapi.CreateTaskRequest{
+			ID:       c.ID,
+			Bundle:   agentproto.BundleDir(c.ID),
+			Terminal: g.Terminal,
+			Stdin:    g.Stdin,
+			Stdout:   g.Stdout,
+			Stderr:   g.Stderr,
+		})
+		return err
+	})
+}

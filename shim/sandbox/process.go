@@ -1,0 +1,138 @@
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/errdefs"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/stdio"
+)
+
+// Exit is the end of a process.
+type Exit struct {
+	// Status is the exit code, or 128 plus the signal.
+	Status uint32
+	At     time.Time
+}
+
+// exitStatusKilled is what a process is said to have exited with when its
+// machine died under it: as if by SIGKILL, which is what it amounts to.
+const exitStatusKilled = 128 + 9
+
+const (
+	// exitDrainIdle is how long the exit of a process is held back while
+	// nothing moves on its output. Something else then holds the output open (a
+	// child left in the background), or the client does not read.
+	exitDrainIdle = 2 * time.Second
+	// deleteDrainIdle is the same once the process is deleted: the guest has
+	// closed its end by then, so only bytes on their way are waited for.
+	deleteDrainIdle = 5 * time.Second
+)
+
+// process is one process of a container: its init, or one brought by exec.
+// Guest and host each know a part: the guest runs it, the host owns its streams
+// and the moment at which its end becomes public.
+type process struct {
+	// execID is empty for init.
+	execID string
+	// stdio is the client's, as State reports it.
+	stdio stdio.Config
+
+	mu     sync.Mutex
+	io     *stdio.IO
+	status task.Status
+	exit   Exit
+
+	// exitSeen guards the one transition to stopped.
+	exitSeen sync.Once
+	// exited is closed once exit is final and output has drained: Wait returns.
+	exited chan struct{}
+	// published is closed once the exit event is queued for containerd.
+	published chan struct{}
+}
+
+func newProcess(execID string, cfg stdio.Config) *process {
+	return &process{
+		execID:    execID,
+		stdio:     cfg,
+		io:        stdio.None(),
+		status:    task.Status_CREATED,
+		exited:    make(chan struct{}),
+		published: make(chan struct{}),
+	}
+}
+
+func (p *process) setIO(io *stdio.IO) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.io = io
+}
+
+// streams are the process's streams: none before setIO.
+func (p *process) streams() *stdio.IO {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.io
+}
+
+// setStatus moves between the states of a live process. A stopped process
+// stays stopped: the answer to a Start may arrive after the exit event.
+func (p *process) setStatus(s task.Status) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.status != task.Status_STOPPED {
+		p.status = s
+	}
+}
+
+func (p *process) snapshot() (task.Status, Exit) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.status, p.exit
+}
+
+// everStarted is true for a process whose end is worth an event.
+func (p *process) everStarted() bool {
+	s, _ := p.snapshot()
+	return s != task.Status_CREATED
+}
+
+// finish makes e the process's exit, unless it has one. Wait returns from here
+// on.
+func (p *process) finish(e Exit) {
+	p.mu.Lock()
+	p.status, p.exit = task.Status_STOPPED, e
+	p.mu.Unlock()
+	close(p.exited)
+}
+
+// wait blocks until the process has exited and its output has drained.
+func (p *process) wait(ctx context.Context) (Exit, error) {
+	select {
+	case <-p.exited:
+		_, e := p.snapshot()
+		return e, nil
+	case <-ctx.Done():
+		return Exit{}, fmt.Errorf("wait for exit: %w", context.Cause(ctx))
+	}
+}
+
+func (p *process) isExited() bool {
+	select {
+	case <-p.exited:
+		return true
+	default:
+		return false
+	}
+}
+
+func errNoProcess(container, execID string) error {
+	if execID == "" {
+		return fmt.Errorf("container %s: %w", container, errdefs.ErrNotFound)
+	}
+	return fmt.Errorf("process %s of container %s: %w", execID, container, errdefs.ErrNotFound)
+}

@@ -1,0 +1,245 @@
+// Package sandbox is one sandbox: a virtual machine, the containers in it, and
+// what of the host belongs to them. It knows containerd's types but no RPC: the
+// Task service above it translates requests into calls, the agent below it
+// runs the containers.
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/containerd/containerd/v2/core/events"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/config"
+)
+
+// state is where a sandbox is in its life. It only ever moves down this list,
+// but for a boot that failed, after which another may be tried.
+type state int
+
+const (
+	stateNew state = iota
+	stateCreating
+	stateRunning
+	stateStopping
+	stateStopped
+)
+
+func (s state) String() string {
+	return [...]string{"new", "creating", "running", "stopping", "stopped"}[s]
+}
+
+// Sandbox is one virtual machine and its containers. The machine boots with
+// the first container. Methods are safe for concurrent use, and none holds a
+// lock while it waits for the guest.
+type Sandbox struct {
+	// ctx carries namespace and logger for what outlives a request.
+	ctx     context.Context
+	backend hypervisor.Backend
+	events  *eventQueue
+
+	mu         sync.Mutex
+	state      state
+	vm         *vm
+	booted     chan struct{} // closed when stateCreating ends
+	containers map[string]*Container
+}
+
+// New returns a sandbox without a machine. ctx carries the namespace and the
+// logger; its end means nothing. Events go to publisher in order.
+func New(ctx context.Context, backend hypervisor.Backend, publisher events.Publisher) *Sandbox {
+	ctx = context.WithoutCancel(ctx)
+	return &Sandbox{
+		ctx:        ctx,
+		backend:    backend,
+		events:     newEventQueue(ctx, publisher),
+		containers: map[string]*Container{},
+	}
+}
+
+// Container returns the container with this id, or errdefs.ErrNotFound. One
+// that is still being created is not found.
+func (s *Sandbox) Container(id string) (*Container, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.containers[id]
+	if c == nil || !c.ready {
+		return nil, errNoProcess(id, "")
+	}
+	return c, nil
+}
+
+// admit makes a container visible, unless the machine has ended meanwhile.
+func (s *Sandbox) admit(c *Container) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state != stateRunning {
+		return fmt.Errorf("container %s: sandbox is %s: %w", c.ID, s.state, errdefs.ErrFailedPrecondition)
+	}
+	c.ready = true
+	return nil
+}
+
+// Pid is the host process of the machine, or 0 if there is none.
+func (s *Sandbox) Pid() uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.vm == nil {
+		return 0
+	}
+	return uint32(s.vm.Pid())
+}
+
+// reserve takes an id before any work is done for it.
+func (s *Sandbox) reserve(c *Container) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, taken := s.containers[c.ID]; taken {
+		return fmt.Errorf("container %s: %w", c.ID, errdefs.ErrAlreadyExists)
+	}
+	s.containers[c.ID] = c
+	return nil
+}
+
+func (s *Sandbox) forget(c *Container) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.containers[c.ID] == c {
+		delete(s.containers, c.ID)
+	}
+}
+
+// machine returns the sandbox's machine, and boots it for the first caller.
+// Others wait for that boot.
+func (s *Sandbox) machine(ctx context.Context, cfg config.Config, id, bundleDir string, book *receipt.Book) (*vm, error) {
+	for {
+		s.mu.Lock()
+		switch s.state {
+		case stateRunning:
+			defer s.mu.Unlock()
+			return s.vm, nil
+		case stateStopping, stateStopped:
+			defer s.mu.Unlock()
+			return nil, fmt.Errorf("sandbox is %s: %w", s.state, errdefs.ErrFailedPrecondition)
+		case stateCreating:
+			booted := s.booted
+			s.mu.Unlock()
+			select {
+			case <-booted:
+				continue
+			case <-ctx.Done():
+				return nil, fmt.Errorf("wait for the machine to boot: %w", context.Cause(ctx))
+			}
+		case stateNew:
+			s.state = stateCreating
+			s.booted = make(chan struct{})
+			s.mu.Unlock()
+			return s.boot(ctx, cfg, id, bundleDir, book)
+		}
+	}
+}
+
+func (s *Sandbox) boot(ctx context.Context, cfg config.Config, id, bundleDir string, book *receipt.Book) (*vm, error) {
+	v, err := boot(ctx, s.backend, cfg, id, bundleDir, book)
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer close(s.booted)
+	if err != nil {
+		s.state = stateNew
+		return nil, err
+	}
+	s.vm = v
+	s.state = stateRunning
+	go s.watchEvents(v)
+	go s.watchMachine(v)
+	return v, nil
+}
+
+// watchMachine waits for the machine's end, expected or not, and makes it the
+// end of everything in it.
+func (s *Sandbox) watchMachine(v *vm) {
+	<-v.Done()
+	exit := v.Exit()
+
+	s.mu.Lock()
+	expected := s.state != stateRunning
+	s.state = stateStopped
+	containers := make([]*Container, 0, len(s.containers))
+	for _, c := range s.containers {
+		// The Create of one that is not ready fails by itself.
+		if c.ready {
+			containers = append(containers, c)
+		}
+	}
+	s.mu.Unlock()
+
+	l := log.G(s.ctx).WithFields(log.Fields{"machine": v.ID(), "reason": string(exit.Reason), "detail": exit.Detail})
+	if expected {
+		l.Debug("machine has ended")
+	} else {
+		l.WithField("console", string(tail(v.ConsoleTail(), 2048))).Error("machine died under its containers")
+	}
+	// Whoever waits for an answer of the agent gets an error now.
+	v.agent.close()
+	for _, c := range containers {
+		c.machineDied(exit.At)
+	}
+}
+
+func tail(b []byte, n int) []byte {
+	return b[max(0, len(b)-n):]
+}
+
+// Shutdown ends the machine if no container is left, and reports whether it
+// did. The guest is asked to power off first; a guest that does not is ended by
+// force.
+func (s *Sandbox) Shutdown(ctx context.Context) (bool, error) {
+	s.mu.Lock()
+	if len(s.containers) > 0 {
+		s.mu.Unlock()
+		return false, nil
+	}
+	v := s.vm
+	if s.state < stateStopping {
+		s.state = stateStopping
+	}
+	s.mu.Unlock()
+	return true, s.stop(ctx, v)
+}
+
+// Close ends everything, containers included. It is for a shim that must go,
+// whatever runs.
+func (s *Sandbox) Close(ctx context.Context) error {
+	s.mu.Lock()
+	v := s.vm
+	if s.state < stateStopping {
+		s.state = stateStopping
+	}
+	containers := make([]*Container, 0, len(s.containers))
+	for _, c := range s.containers {
+		containers = append(containers, c)
+	}
+	s.mu.Unlock()
+
+	errs := []error{s.stop(ctx, v)}
+	for _, c := range containers {
+		errs = append(errs, c.release(ctx))
+	}
+	s.events.close()
+	return errors.Join(errs...)
+}
+
+func (s *Sandbox) stop(ctx context.Context, v *vm) error {
+	if v == nil {
+		return nil
+	}
+	v.powerOff(ctx)
+	return v.destroy(ctx)
+}

@@ -1,0 +1,150 @@
+package sandbox
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/log"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
+	agentv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto/v1"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/guest"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/config"
+)
+
+// vm is a machine whose agent has answered.
+type vm struct {
+	hypervisor.Machine
+	agent *agent
+	// agentTimeout bounds one request to the agent.
+	agentTimeout time.Duration
+}
+
+const (
+	// powerOffWait is what an orderly power-off may take before the machine is
+	// destroyed. Every file system that matters is unmounted by then, so
+	// nothing is lost; containerd gives a shim 3 s to shut down.
+	powerOffWait = 1500 * time.Millisecond
+	// destroyWait bounds the forced end of a machine.
+	destroyWait = 10 * time.Second
+)
+
+// machineID makes an id that is unique on the host: containers in two
+// namespaces, or under two containerds, may have the same id, but no two have
+// the same bundle.
+func machineID(id, bundleDir string) string {
+	return fmt.Sprintf("%s.%x", id, sha256.Sum256([]byte(bundleDir)))[:len(id)+1+8]
+}
+
+// boot starts a machine and waits until its agent has answered. The phases are
+// start (the monitor's process), link (the control port accepts) and agent (it
+// answers); an error is a *hypervisor.LaunchError that names the one it was in.
+// On error nothing is left.
+func boot(ctx context.Context, b hypervisor.Backend, cfg config.Config, id, bundleDir string, book *receipt.Book) (_ *vm, err error) {
+	image, err := guest.Open(cfg.Guest.Dir)
+	if err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(bundleDir, "machine")
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, fmt.Errorf("machine directory: %w", err)
+	}
+
+	timeout := time.Duration(cfg.Machine.BootTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("boot_timeout of %s has passed: %w", timeout, context.DeadlineExceeded))
+	defer cancel()
+	began := time.Now()
+	m, err := b.Launch(ctx, hypervisor.Config{
+		ID:        machineID(id, bundleDir),
+		Dir:       dir,
+		VCPUs:     cfg.Machine.VCPUs,
+		MemoryMiB: cfg.Machine.MemoryMiB,
+		Kernel:    image.Kernel,
+		Initrd:    image.Initrd,
+		Cmdline:   cfg.Machine.KernelArgs,
+	}, book)
+	if err != nil {
+		return nil, err
+	}
+	v := &vm{Machine: m, agentTimeout: time.Duration(cfg.Machine.AgentTimeout)}
+	phase := "link"
+	defer func() {
+		if err == nil {
+			return
+		}
+		err = &hypervisor.LaunchError{ID: m.ID(), Phase: phase, Console: m.ConsoleTail(), Err: err}
+		if derr := v.destroy(ctx); derr != nil {
+			log.G(ctx).WithError(derr).Error("machine that did not come up could not be destroyed")
+		}
+	}()
+
+	launched := time.Now()
+	control, err := hypervisor.DialReady(ctx, m, agentproto.PortControl)
+	if err != nil {
+		return nil, err
+	}
+	events, err := m.Dial(ctx, agentproto.PortControl)
+	if err != nil {
+		control.Close()
+		return nil, err
+	}
+	v.agent = newAgent(control, events)
+	linked := time.Now()
+
+	phase = "agent"
+	hello, err := v.agent.hello(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := v.agent.setTime(ctx); err != nil {
+		return nil, err
+	}
+	log.G(ctx).WithFields(log.Fields{
+		"machine":  m.ID(),
+		"pid":      m.Pid(),
+		"boot_id":  hello.BootId,
+		"kernel":   hello.Kernel,
+		"t_launch": launched.Sub(began).Milliseconds(),
+		"t_link":   linked.Sub(began).Milliseconds(),
+		"t_agent":  time.Since(began).Milliseconds(),
+		"uptime":   hello.Uptime.AsDuration().Milliseconds(),
+	}).Info("sandbox machine is up")
+	return v, nil
+}
+
+// destroy ends the machine by force. It uses the values of ctx, not its end.
+func (v *vm) destroy(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyWait)
+	defer cancel()
+	if v.agent != nil {
+		v.agent.close()
+	}
+	return v.Destroy(ctx)
+}
+
+// powerOff asks the guest for an orderly end and waits for it, for a moment.
+func (v *vm) powerOff(ctx context.Context) {
+	select {
+	case <-v.Done():
+		return
+	default:
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), powerOffWait)
+	defer cancel()
+	if _, err := v.agent.system.PowerOff(ctx, &agentv1.PowerOffRequest{}); err != nil {
+		log.G(ctx).WithError(err).Debug("the guest did not take the power-off")
+		return
+	}
+	select {
+	case <-v.Done():
+	case <-ctx.Done():
+		log.G(ctx).WithField("machine", v.ID()).Debug("the guest did not power off in time")
+	}
+}

@@ -1,0 +1,220 @@
+// Package stdio carries the standard streams of one process between
+// containerd's FIFOs and the link.
+//
+// Each stream is a connection of its own, opened before the process is made, so
+// that the process can never run ahead of its output. The end of a stream is in
+// band on both sides: the writing end of a FIFO is closed, the sending half of a
+// connection is shut down. Nothing that travels beside the data says that it is
+// over, so nothing can overtake it.
+package stdio
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
+)
+
+// Config is the stdio of a Create or Exec request: host paths, empty where a
+// stream is not wanted.
+type Config struct {
+	Stdin    string
+	Stdout   string
+	Stderr   string
+	Terminal bool
+}
+
+// Validate refuses what is not a path to a FIFO, before anything is opened.
+func (c Config) Validate() error {
+	for _, s := range []struct{ name, value string }{{"stdin", c.Stdin}, {"stdout", c.Stdout}, {"stderr", c.Stderr}} {
+		if s.value == "" {
+			continue
+		}
+		u, err := url.Parse(s.value)
+		if err != nil {
+			return fmt.Errorf("%s %q: %w: %w", s.name, s.value, err, errdefs.ErrInvalidArgument)
+		}
+		if u.Scheme != "" && u.Scheme != "fifo" {
+			return fmt.Errorf("%s %q: scheme %q: %w", s.name, s.value, u.Scheme, errdefs.ErrNotImplemented)
+		}
+	}
+	return nil
+}
+
+func fifoPath(s string) string {
+	if u, err := url.Parse(s); err == nil && u.Scheme == "fifo" {
+		return u.Path
+	}
+	return s
+}
+
+// Dialer opens a stream with this id on the link.
+type Dialer func(ctx context.Context, id string) (net.Conn, error)
+
+// IO is the running streams of one process. It is safe for concurrent use.
+type IO struct {
+	guest   Config
+	stdin   *input
+	outputs []*output
+
+	// moved counts the bytes that went either way, for WaitDrained to tell a
+	// slow stream from a stuck one.
+	moved   atomic.Int64
+	drained chan struct{}
+}
+
+// Open connects the streams that cfg names. id prefixes the stream ids and is
+// unique in the machine. It returns once the client has opened its ends of the
+// output FIFOs, as every shim does: a writer that came and went before its
+// reader would lose what it wrote. On error everything is closed again.
+func Open(ctx context.Context, cfg Config, id string, dial Dialer) (_ *IO, err error) {
+	o := &IO{guest: Config{Terminal: cfg.Terminal}, drained: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			o.Close()
+		}
+	}()
+
+	connect := func(name string, guest *string) (net.Conn, error) {
+		stream := id + "/" + name
+		conn, err := dial(ctx, stream)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		*guest = agentproto.StreamURI(stream)
+		return conn, nil
+	}
+
+	for _, s := range []struct {
+		name, path string
+		guest      *string
+	}{{"stdout", cfg.Stdout, &o.guest.Stdout}, {"stderr", cfg.Stderr, &o.guest.Stderr}} {
+		// A terminal has one output; the runtime leaves stderr unused.
+		if s.path == "" || cfg.Terminal && s.name == "stderr" {
+			continue
+		}
+		conn, err := connect(s.name, s.guest)
+		if err != nil {
+			return nil, err
+		}
+		out, err := openOutput(ctx, fifoPath(s.path), conn, &o.moved)
+		if err != nil {
+			conn.Close()
+			return nil, fmt.Errorf("%s: %w", s.name, err)
+		}
+		o.outputs = append(o.outputs, out)
+	}
+	if cfg.Stdin != "" {
+		conn, err := connect("stdin", &o.guest.Stdin)
+		if err != nil {
+			return nil, err
+		}
+		if o.stdin, err = openInput(fifoPath(cfg.Stdin), conn, &o.moved); err != nil {
+			conn.Close()
+			return nil, fmt.Errorf("stdin: %w", err)
+		}
+	}
+	o.run(ctx)
+	return o, nil
+}
+
+// None is the streams of a process that has none.
+func None() *IO {
+	drained := make(chan struct{})
+	close(drained)
+	return &IO{drained: drained}
+}
+
+func (o *IO) run(ctx context.Context) {
+	// The copies outlive the request that opened them.
+	ctx = context.WithoutCancel(ctx)
+	var wg sync.WaitGroup
+	for _, out := range o.outputs {
+		wg.Go(func() {
+			if err := out.copy(); err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, os.ErrClosed) {
+				log.G(ctx).WithError(err).Warn("output ended early")
+			}
+		})
+	}
+	if o.stdin != nil {
+		go func() {
+			// A process may exit without having read its input.
+			if err := o.stdin.copy(); err != nil {
+				log.G(ctx).WithError(err).Debug("input ended early")
+			}
+		}()
+	}
+	go func() {
+		wg.Wait()
+		close(o.drained)
+	}()
+}
+
+// Guest is the same stdio in the guest's terms, for the agent's Task service.
+func (o *IO) Guest() Config { return o.guest }
+
+// CloseStdin ends the process's standard input after everything that the
+// client has written up to now. It does not wait for that.
+func (o *IO) CloseStdin() {
+	if o.stdin != nil {
+		o.stdin.finish()
+	}
+}
+
+// WaitDrained waits until every byte of output has been handed to the client,
+// and reports whether that came to pass. It gives up when ctx ends, or after
+// nothing has moved for idle: then something other than the process holds its
+// output open, or the client has stopped reading.
+func (o *IO) WaitDrained(ctx context.Context, idle time.Duration) bool {
+	tick := time.NewTicker(idle)
+	defer tick.Stop()
+	for last := o.moved.Load(); ; {
+		select {
+		case <-o.drained:
+			return true
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+			now := o.moved.Load()
+			if now == last {
+				return false
+			}
+			last = now
+		}
+	}
+}
+
+// abortGrace is how long the reading of what a dead machine had already sent
+// may take. The bytes are in the host's socket buffers by then.
+const abortGrace = 200 * time.Millisecond
+
+// Abort ends the streams of a machine that has died: what it had sent is still
+// delivered, and no end of stream is waited for.
+func (o *IO) Abort() {
+	for _, out := range o.outputs {
+		out.conn.SetReadDeadline(time.Now().Add(abortGrace))
+	}
+	if o.stdin != nil {
+		o.stdin.close()
+	}
+}
+
+// Close closes everything at once. What was not drained is lost.
+func (o *IO) Close() {
+	for _, out := range o.outputs {
+		out.close()
+	}
+	if o.stdin != nil {
+		o.stdin.close()
+	}
+}

@@ -1,0 +1,250 @@
+// Package task is the RPC edge of the shim: containerd's Task service in
+// versions 3 and 2, request by request translated into calls on the sandbox.
+// Nothing is decided here. Errors become gRPC codes here and nowhere else.
+package task
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/log"
+	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/config"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/sandbox"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/stdio"
+)
+
+// Service implements containerd's Task service for one sandbox.
+//
+// The pid contract: wherever containerd wants one pid (Create, Start, State,
+// Connect, events) it is that of the machine's process on the host, the only
+// one that means anything there. Pids lists the guest's own.
+type Service struct {
+	sandbox *sandbox.Sandbox
+	// exit ends the shim's process, after the reply.
+	exit func()
+}
+
+var _ taskapi.TTRPCTaskService = (*Service)(nil)
+
+// New returns the service for s. exit is called when a Shutdown has been
+// carried out.
+func New(s *sandbox.Sandbox, exit func()) *Service {
+	return &Service{sandbox: s, exit: exit}
+}
+
+var empty = &emptypb.Empty{}
+
+// Create makes a container. It boots the sandbox's machine if it is the first.
+func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+	if r.Checkpoint != "" {
+		return nil, edge(ctx, "create", fmt.Errorf("create from a checkpoint: %w", errdefs.ErrNotImplemented))
+	}
+	cfg, err := config.FromOptions(r.Options)
+	if err != nil {
+		return nil, edge(ctx, "create", err)
+	}
+	_, err = s.sandbox.Create(ctx, sandbox.CreateRequest{
+		ID:     r.ID,
+		Bundle: r.Bundle,
+		Rootfs: r.Rootfs,
+		Stdio:  stdio.Config{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
+		Config: cfg,
+	})
+	if err != nil {
+		return nil, edge(ctx, "create", err)
+	}
+	return &taskapi.CreateTaskResponse{Pid: s.sandbox.Pid()}, nil
+}
+
+// Start starts a container's init, or a process added by Exec.
+func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.StartResponse, error) {
+	c, err := s.sandbox.Container(r.ID)
+	if err == nil {
+		err = c.Start(ctx, r.ExecID)
+	}
+	if err != nil {
+		return nil, edge(ctx, "start", err)
+	}
+	return &taskapi.StartResponse{Pid: s.sandbox.Pid()}, nil
+}
+
+// Exec adds a process to a container.
+func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*emptypb.Empty, error) {
+	c, err := s.sandbox.Container(r.ID)
+	if err == nil {
+		err = c.Exec(ctx, r.ExecID, stdio.Config{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal}, r.Spec)
+	}
+	return empty, edge(ctx, "exec", err)
+}
+
+// State describes a process.
+func (s *Service) State(ctx context.Context, r *taskapi.StateRequest) (*taskapi.StateResponse, error) {
+	c, err := s.sandbox.Container(r.ID)
+	if err != nil {
+		return nil, edge(ctx, "state", err)
+	}
+	status, exit, err := c.Status(r.ExecID)
+	if err != nil {
+		return nil, edge(ctx, "state", err)
+	}
+	streams, err := c.Stdio(r.ExecID)
+	if err != nil {
+		return nil, edge(ctx, "state", err)
+	}
+	id := r.ExecID
+	if id == "" {
+		id = c.ID
+	}
+	return &taskapi.StateResponse{
+		ID:         id,
+		ExecID:     r.ExecID,
+		Bundle:     c.Bundle,
+		Pid:        s.sandbox.Pid(),
+		Status:     status,
+		Stdin:      streams.Stdin,
+		Stdout:     streams.Stdout,
+		Stderr:     streams.Stderr,
+		Terminal:   streams.Terminal,
+		ExitStatus: exit.Status,
+		ExitedAt:   exitedAt(exit),
+	}, nil
+}
+
+// Wait returns when a process has exited and its output has been delivered.
+func (s *Service) Wait(ctx context.Context, r *taskapi.WaitRequest) (*taskapi.WaitResponse, error) {
+	c, err := s.sandbox.Container(r.ID)
+	if err != nil {
+		return nil, edge(ctx, "wait", err)
+	}
+	exit, err := c.Wait(ctx, r.ExecID)
+	if err != nil {
+		return nil, edge(ctx, "wait", err)
+	}
+	return &taskapi.WaitResponse{ExitStatus: exit.Status, ExitedAt: exitedAt(exit)}, nil
+}
+
+// Kill sends a signal.
+func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Empty, error) {
+	c, err := s.sandbox.Container(r.ID)
+	if err == nil {
+		err = c.Kill(ctx, r.ExecID, r.Signal, r.All)
+	}
+	return empty, edge(ctx, "kill", err)
+}
+
+// Delete removes a stopped process, or the whole container.
+func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
+	c, err := s.sandbox.Container(r.ID)
+	if err != nil {
+		return nil, edge(ctx, "delete", err)
+	}
+	exit, err := c.Delete(ctx, r.ExecID)
+	if err != nil {
+		return nil, edge(ctx, "delete", err)
+	}
+	return &taskapi.DeleteResponse{Pid: s.sandbox.Pid(), ExitStatus: exit.Status, ExitedAt: exitedAt(exit)}, nil
+}
+
+// ResizePty sets the size of a process's terminal.
+func (s *Service) ResizePty(ctx context.Context, r *taskapi.ResizePtyRequest) (*emptypb.Empty, error) {
+	c, err := s.sandbox.Container(r.ID)
+	if err == nil {
+		err = c.Resize(ctx, r.ExecID, r.Width, r.Height)
+	}
+	return empty, edge(ctx, "resize pty", err)
+}
+
+// CloseIO ends a process's standard input.
+func (s *Service) CloseIO(ctx context.Context, r *taskapi.CloseIORequest) (*emptypb.Empty, error) {
+	c, err := s.sandbox.Container(r.ID)
+	if err == nil && r.Stdin {
+		err = c.CloseStdin(r.ExecID)
+	}
+	return empty, edge(ctx, "close io", err)
+}
+
+// Pids lists a container's processes, in the guest's numbering.
+func (s *Service) Pids(ctx context.Context, r *taskapi.PidsRequest) (*taskapi.PidsResponse, error) {
+	c, err := s.sandbox.Container(r.ID)
+	if err != nil {
+		return nil, edge(ctx, "pids", err)
+	}
+	processes, err := c.Pids(ctx)
+	if err != nil {
+		return nil, edge(ctx, "pids", err)
+	}
+	return &taskapi.PidsResponse{Processes: processes}, nil
+}
+
+// Connect names the processes behind the sandbox.
+func (s *Service) Connect(context.Context, *taskapi.ConnectRequest) (*taskapi.ConnectResponse, error) {
+	return &taskapi.ConnectResponse{ShimPid: uint32(os.Getpid()), TaskPid: s.sandbox.Pid()}, nil
+}
+
+// Shutdown ends the machine and then the shim, unless containers are left:
+// then it does nothing, as containerd's own shim does.
+func (s *Service) Shutdown(ctx context.Context, r *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
+	done, err := s.sandbox.Shutdown(ctx)
+	if err != nil {
+		return nil, edge(ctx, "shutdown", err)
+	}
+	if done {
+		s.exit()
+	}
+	return empty, nil
+}
+
+// Pause is not there yet.
+func (s *Service) Pause(ctx context.Context, r *taskapi.PauseRequest) (*emptypb.Empty, error) {
+	return nil, edge(ctx, "pause", errdefs.ErrNotImplemented)
+}
+
+// Resume is not there yet.
+func (s *Service) Resume(ctx context.Context, r *taskapi.ResumeRequest) (*emptypb.Empty, error) {
+	return nil, edge(ctx, "resume", errdefs.ErrNotImplemented)
+}
+
+// Checkpoint is not there yet.
+func (s *Service) Checkpoint(ctx context.Context, r *taskapi.CheckpointTaskRequest) (*emptypb.Empty, error) {
+	return nil, edge(ctx, "checkpoint", errdefs.ErrNotImplemented)
+}
+
+// Update is not there yet.
+func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*emptypb.Empty, error) {
+	return nil, edge(ctx, "update", errdefs.ErrNotImplemented)
+}
+
+// Stats is not there yet.
+func (s *Service) Stats(ctx context.Context, r *taskapi.StatsRequest) (*taskapi.StatsResponse, error) {
+	return nil, edge(ctx, "stats", errdefs.ErrNotImplemented)
+}
+
+// exitedAt is the zero exit's nil, as containerd wants it for a live process.
+func exitedAt(e sandbox.Exit) *timestamppb.Timestamp {
+	if e.At.IsZero() {
+		return nil
+	}
+	return timestamppb.New(e.At)
+}
+
+// edge turns an error into one with a gRPC code, and logs what is not the
+// caller's own doing.
+func edge(ctx context.Context, method string, err error) error {
+	if err == nil {
+		return nil
+	}
+	l := log.G(ctx).WithError(err).WithField("method", method)
+	if errdefs.IsNotFound(err) || errdefs.IsInvalidArgument(err) || errdefs.IsNotImplemented(err) || errdefs.IsCanceled(err) {
+		l.Debug("request refused")
+	} else {
+		l.Error("request failed")
+	}
+	return errgrpc.ToGRPC(err)
+}
