@@ -1,0 +1,78 @@
+//go:build linux
+
+package agent
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
+)
+
+// modulesList names the kernel modules to load; see parseModules.
+const modulesList = "/etc/modules.list"
+
+// Run does the work of process 1 and returns when the machine is to end: nil
+// after an orderly power-off was asked for and has been prepared, or the reason
+// why the machine cannot be of use. Halt is all that is left to do then.
+//
+// What the host waits for, the listeners, comes as early as it can; what only
+// a container needs is made while the host is still dialling.
+func Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if err := log.SetLevel("warn"); err != nil {
+		return err
+	}
+
+	if err := leaveInitramfs(); err != nil {
+		return err
+	}
+	if err := mountAll(earlyMounts); err != nil {
+		return err
+	}
+	go reapChildren(ctx)
+	if err := loadModules(modulesList); err != nil {
+		return err
+	}
+	if err := loopbackUp(); err != nil {
+		return err
+	}
+	link, err := openLink(ctx)
+	if err != nil {
+		return err
+	}
+	defer link.Close()
+
+	if err := mountAll(lateMounts); err != nil {
+		return err
+	}
+	if err := delegateControllers(cgroupRoot); err != nil {
+		return err
+	}
+	if err := makeNetNS(agentproto.SandboxNetNS); err != nil {
+		return err
+	}
+
+	srv, err := newServer(ctx)
+	if err != nil {
+		return err
+	}
+	return srv.run(ctx, link)
+}
+
+// Halt ends the machine: it powers it off when err is nil; otherwise it prints
+// err on the console and resets the machine, which the host's monitor takes
+// for its end. It returns only where the kernel refuses.
+func Halt(err error) error {
+	how := unix.LINUX_REBOOT_CMD_POWER_OFF
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "bhyve-agent: %v\n", err)
+		how = unix.LINUX_REBOOT_CMD_RESTART
+	}
+	return unix.Reboot(how)
+}

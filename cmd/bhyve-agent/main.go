@@ -1,0 +1,25 @@
+//go:build linux
+
+// Command bhyve-agent is the /init of the guest image: process 1 of every
+// sandbox's virtual machine. See package agent.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agent"
+)
+
+func main() {
+	// It mounts over the root and reboots the machine: not on a host.
+	if os.Getpid() != 1 {
+		fmt.Fprintln(os.Stderr, "bhyve-agent: this is the init of a virtual machine: it runs as process 1 only")
+		os.Exit(2)
+	}
+	if err := agent.Halt(agent.Run(context.Background())); err != nil {
+		fmt.Fprintln(os.Stderr, "bhyve-agent: halt:", err)
+		os.Exit(1)
+	}
+}
