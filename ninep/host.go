@@ -1,0 +1,128 @@
+package ninep
+
+import (
+	"golang.org/x/sys/unix"
+)
+
+// Calls that are the same on both hosts. All of them, and those of the host
+// files, work on descriptors and single names.
+
+// ignoreEINTR repeats a call that a signal interrupted: the Go runtime sends
+// itself signals, and network file systems below the tree give up for them.
+func ignoreEINTR(call func() error) error {
+	for {
+		if err := call(); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+func ignoreEINTRInt(call func() (int, error)) (int, error) {
+	for {
+		if n, err := call(); err != unix.EINTR {
+			return n, err
+		}
+	}
+}
+
+// closeFD closes fd if it is one. An error would say that buffered data was
+// lost, which only network file systems do, and which the client asks for with
+// Tfsync.
+func closeFD(fd int) {
+	if fd >= 0 {
+		_ = unix.Close(fd)
+	}
+}
+
+// pread fills p unless the file ends before.
+func pread(fd int, p []byte, offset int64) (int, error) {
+	return ignoreEINTRInt(func() (int, error) { return unix.Pread(fd, p, offset) })
+}
+
+// pwrite writes all of p, or says how much and why not.
+func pwrite(fd int, p []byte, offset int64) (int, error) {
+	written := 0
+	for written < len(p) {
+		n, err := ignoreEINTRInt(func() (int, error) {
+			return unix.Pwrite(fd, p[written:], offset+int64(written))
+		})
+		if err != nil {
+			return written, err
+		}
+		if n == 0 {
+			return written, unix.EIO
+		}
+		written += n
+	}
+	return written, nil
+}
+
+func ftruncate(fd int, size int64) error {
+	return ignoreEINTR(func() error { return unix.Ftruncate(fd, size) })
+}
+
+func seekDir(fd int, offset int64) error {
+	_, err := unix.Seek(fd, offset, unix.SEEK_SET)
+	return err
+}
+
+// hostOpenRoot opens what a tree starts from, following symbolic links.
+func hostOpenRoot(path string) (int, error) {
+	return ignoreEINTRInt(func() (int, error) {
+		return unix.Open(path, openPath|unix.O_CLOEXEC, 0)
+	})
+}
+
+// hostOpenAt opens a directory's entry, itself if it is a symbolic link,
+// without access to its content.
+func hostOpenAt(dirFD int, name string) (int, error) {
+	return ignoreEINTRInt(func() (int, error) {
+		return unix.Openat(dirFD, name, openPath|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	})
+}
+
+// hostOpenNew creates a regular file that must not exist, and opens it.
+func hostOpenNew(dirFD int, name string, flags int) (int, error) {
+	return ignoreEINTRInt(func() (int, error) {
+		return unix.Openat(dirFD, name, flags|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	})
+}
+
+// hostReopenForWrite opens a node's file for changing its size.
+func hostReopenForWrite(fd int) (int, error) { return hostReopen(fd, unix.O_WRONLY) }
+
+func hostMkdir(dirFD int, name string) error {
+	return ignoreEINTR(func() error { return unix.Mkdirat(dirFD, name, 0o700) })
+}
+
+func hostSymlink(target string, dirFD int, name string) error {
+	return ignoreEINTR(func() error { return unix.Symlinkat(target, dirFD, name) })
+}
+
+func hostRename(oldDirFD int, oldName string, newDirFD int, newName string) error {
+	return ignoreEINTR(func() error { return unix.Renameat(oldDirFD, oldName, newDirFD, newName) })
+}
+
+func hostUnlink(dirFD int, name string, dir bool) error {
+	flags := 0
+	if dir {
+		flags = unix.AT_REMOVEDIR
+	}
+	return ignoreEINTR(func() error { return unix.Unlinkat(dirFD, name, flags) })
+}
+
+// readAll calls read with buffers of growing size until the result fits:
+// extended attributes may change between asking for the size and reading.
+func readAll(read func([]byte) (int, error)) ([]byte, error) {
+	for size := 256; ; size *= 4 {
+		buf := make([]byte, min(size, maxXattrSize))
+		n, err := read(buf)
+		if err == unix.ERANGE && len(buf) < maxXattrSize {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		return buf[:n:n], nil
+	}
+}
