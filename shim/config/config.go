@@ -51,8 +51,9 @@ type Machine struct {
 	AgentTimeout Duration `toml:"agent_timeout"`
 }
 
-// Duration is a time.Duration written as a string: "90s".
-type Duration time.Duration
+// Duration is a time.Duration written as a string: "90s". It is a struct so that
+// a bare number, whose unit nobody could tell, does not pass for nanoseconds.
+type Duration struct{ time.Duration }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (d *Duration) UnmarshalText(text []byte) error {
@@ -63,7 +64,7 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	if v <= 0 {
 		return fmt.Errorf("duration %q is not positive", text)
 	}
-	*d = Duration(v)
+	d.Duration = v
 	return nil
 }
 
@@ -74,8 +75,8 @@ func Default() Config {
 		Machine: Machine{
 			VCPUs:        1,
 			MemoryMiB:    256,
-			BootTimeout:  Duration(60 * time.Second),
-			AgentTimeout: Duration(30 * time.Second),
+			BootTimeout:  Duration{60 * time.Second},
+			AgentTimeout: Duration{30 * time.Second},
 		},
 	}
 }
@@ -132,9 +133,13 @@ func parse(name string, data []byte) (Config, error) {
 	c := Default()
 	err := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields().Decode(&c)
 	var unknown *toml.StrictMissingError
+	var malformed *toml.DecodeError
 	switch {
 	case errors.As(err, &unknown):
 		return Config{}, fmt.Errorf("configuration %s: unknown key %v: %w", name, unknown.Errors[0].Key(), errdefs.ErrInvalidArgument)
+	case errors.As(err, &malformed):
+		line, _ := malformed.Position()
+		return Config{}, fmt.Errorf("configuration %s: line %d: %w: %w", name, line, err, errdefs.ErrInvalidArgument)
 	case err != nil:
 		return Config{}, fmt.Errorf("configuration %s: %w: %w", name, err, errdefs.ErrInvalidArgument)
 	}

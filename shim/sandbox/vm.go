@@ -57,7 +57,7 @@ func boot(ctx context.Context, b hypervisor.Backend, cfg config.Config, id, bund
 		return nil, fmt.Errorf("machine directory: %w", err)
 	}
 
-	timeout := time.Duration(cfg.Machine.BootTimeout)
+	timeout := cfg.Machine.BootTimeout.Duration
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("boot_timeout of %s has passed: %w", timeout, context.DeadlineExceeded))
 	defer cancel()
 	began := time.Now()
@@ -73,7 +73,7 @@ func boot(ctx context.Context, b hypervisor.Backend, cfg config.Config, id, bund
 	if err != nil {
 		return nil, err
 	}
-	v := &vm{Machine: m, agentTimeout: time.Duration(cfg.Machine.AgentTimeout)}
+	v := &vm{Machine: m, agentTimeout: cfg.Machine.AgentTimeout.Duration}
 	phase := "link"
 	defer func() {
 		if err == nil {
