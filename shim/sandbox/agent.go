@@ -22,11 +22,11 @@ import (
 // agent is the guest's side of the control port.
 type agent struct {
 	task   taskapi.TTRPCTaskService
-	system agentv1.TTRPCSystemService
-	bundle agentv1.TTRPCBundleService
+	system agentv1.SystemService
+	bundle agentv1.BundleService
 	// events has a connection of its own: while the reader of a ttrpc stream
 	// does not read, every other call on the connection waits.
-	events agentv1.TTRPCEventsClient
+	events agentv1.EventsClient
 
 	conns []*ttrpc.Client
 }
@@ -35,9 +35,9 @@ func newAgent(control, events net.Conn) *agent {
 	c, e := ttrpc.NewClient(control), ttrpc.NewClient(events)
 	return &agent{
 		task:   taskapi.NewTTRPCTaskClient(c),
-		system: agentv1.NewTTRPCSystemClient(c),
-		bundle: agentv1.NewTTRPCBundleClient(c),
-		events: agentv1.NewTTRPCEventsClient(e),
+		system: agentv1.NewSystemClient(c),
+		bundle: agentv1.NewBundleClient(c),
+		events: agentv1.NewEventsClient(e),
 		conns:  []*ttrpc.Client{c, e},
 	}
 }
