@@ -41,14 +41,15 @@ const (
 	moduleList = "etc/modules.list"
 )
 
-// contents are the parts of an image before they are files.
-type contents struct {
-	release        string
-	kernel, initrd []byte
+// base is the part of an image that comes from packages: all but the agent.
+type base struct {
+	release string
+	kernel  []byte
+	archive []byte // cpio
 }
 
-// assemble makes the image from the unpacked packages in root and the agent.
-func assemble(ctx context.Context, root string, agent []byte) (*contents, error) {
+// assemble makes the base from the unpacked packages in root.
+func assemble(ctx context.Context, root string) (*base, error) {
 	release, err := kernelRelease(root)
 	if err != nil {
 		return nil, err
@@ -57,8 +58,8 @@ func assemble(ctx context.Context, root string, agent []byte) (*contents, error)
 	if err != nil {
 		return nil, fmt.Errorf("kernel: %w", err)
 	}
-	c := &contents{release: release}
-	if c.kernel, err = extractKernel(ctx, image); err != nil {
+	b := &base{release: release}
+	if b.kernel, err = extractKernel(ctx, image); err != nil {
 		return nil, err
 	}
 
@@ -66,21 +67,14 @@ func assemble(ctx context.Context, root string, agent []byte) (*contents, error)
 	for name, perm := range mountPoints {
 		t.dir(name, perm)
 	}
-	if err := addAgent(t, agent); err != nil {
-		return nil, err
-	}
 	if err := addProgram(t, root, program.from, program.to); err != nil {
 		return nil, err
 	}
 	if err := addModules(t, filepath.Join(root, moduleDir, release)); err != nil {
 		return nil, err
 	}
-	var archive bytes.Buffer
-	if err := t.writeTo(&archive); err != nil {
-		return nil, fmt.Errorf("initramfs: %w", err)
-	}
-	c.initrd = archive.Bytes()
-	return c, nil
+	b.archive = t.bytes()
+	return b, nil
 }
 
 const kernelFile = "boot/vmlinuz-"
@@ -97,18 +91,20 @@ func kernelRelease(root string) (string, error) {
 	return strings.TrimPrefix(filepath.Base(found[0]), path.Base(kernelFile)), nil
 }
 
-// addAgent adds the agent as /init. In the image there is nothing that a
-// dynamic linker could find for it.
-func addAgent(t tree, agent []byte) error {
+// agentArchive is a cpio archive with the agent as /init. The kernel unpacks
+// archives that follow each other in one initramfs one after the other, so a
+// new agent does not need a new base.
+func agentArchive(agent []byte) ([]byte, error) {
 	links, err := readLinkage(bytes.NewReader(agent))
 	if err != nil {
-		return fmt.Errorf("agent: %w", err)
+		return nil, fmt.Errorf("agent: %w", err)
 	}
 	if links.interpreter != "" || len(links.needed) > 0 {
-		return errors.New("agent: it is linked dynamically; build it with CGO_ENABLED=0")
+		return nil, errors.New("agent: it is linked dynamically; build it with CGO_ENABLED=0")
 	}
+	t := tree{}
 	t.file(agentPath, 0o755, agent)
-	return nil
+	return t.bytes(), nil
 }
 
 func addModules(t tree, dir string) error {

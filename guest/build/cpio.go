@@ -1,9 +1,8 @@
 package build
 
 import (
-	"bufio"
+	"bytes"
 	"fmt"
-	"io"
 	"maps"
 	"path"
 	"slices"
@@ -11,7 +10,7 @@ import (
 
 // tree is the contents of an initramfs by path, without a leading slash. What
 // a cpio archive would have beyond these (owners, times, inode and device
-// numbers) is made up by writeTo, always in the same way.
+// numbers) is made up by bytes, always in the same way.
 type tree map[string]node
 
 type node struct {
@@ -49,25 +48,24 @@ const (
 	cpioTrailer = "TRAILER!!!"
 )
 
-// writeTo writes t as a "newc" cpio archive, which is what the kernel unpacks
+// bytes is t as a "newc" cpio archive, which is what the kernel unpacks
 // (Documentation/driver-api/early-userspace/buffer-format.rst). Entries are in
 // the order of their names, which puts a directory before what is in it.
-func (t tree) writeTo(w io.Writer) error {
-	bw := bufio.NewWriter(w)
+func (t tree) bytes() []byte {
+	var w bytes.Buffer
 	for i, name := range slices.Sorted(maps.Keys(t)) {
-		writeEntry(bw, uint32(i+1), name, t[name])
+		writeEntry(&w, uint32(i+1), name, t[name])
 	}
-	writeEntry(bw, 0, cpioTrailer, node{})
-	// A bufio.Writer keeps its first error and returns it here.
-	return bw.Flush()
+	writeEntry(&w, 0, cpioTrailer, node{})
+	return w.Bytes()
 }
 
-func writeEntry(w *bufio.Writer, inode uint32, name string, n node) {
+func writeEntry(w *bytes.Buffer, inode uint32, name string, n node) {
 	links := 1
 	if n.mode&modeDir != 0 {
 		links = 2
 	}
-	fmt.Fprint(w, cpioMagic)
+	w.WriteString(cpioMagic)
 	for _, field := range [...]uint32{
 		inode, n.mode,
 		0, 0, // owner and group: root
@@ -89,7 +87,7 @@ func writeEntry(w *bufio.Writer, inode uint32, name string, n node) {
 }
 
 // pad fills up n bytes to a multiple of four.
-func pad(w *bufio.Writer, n int) {
+func pad(w *bytes.Buffer, n int) {
 	const zeros = "\x00\x00\x00"
 	w.WriteString(zeros[:-n&3])
 }

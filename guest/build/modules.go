@@ -15,6 +15,8 @@ import (
 type moduleSet struct {
 	files   map[string]string // by canonical name
 	builtin map[string]bool
+	// depends reads from a module's file which others it needs.
+	depends func(file string) ([]string, error)
 }
 
 // canonicalModule is a module's name as the kernel knows it: files may have
@@ -25,7 +27,7 @@ func canonicalModule(file string) string {
 
 // findModules reads the directory of one kernel release.
 func findModules(dir string) (*moduleSet, error) {
-	s := &moduleSet{files: map[string]string{}, builtin: map[string]bool{}}
+	s := &moduleSet{files: map[string]string{}, builtin: map[string]bool{}, depends: readDepends}
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() && strings.HasSuffix(path, ".ko") {
 			s.files[canonicalModule(path)] = path
@@ -63,7 +65,7 @@ func (s *moduleSet) inOrder(wanted []string) ([]string, error) {
 		// Marked before its dependencies are: a cycle, which the kernel's build
 		// excludes, would otherwise not end.
 		done[name] = true
-		depends, err := readDepends(file)
+		depends, err := s.depends(file)
 		if err != nil {
 			return err
 		}
@@ -83,10 +85,10 @@ func (s *moduleSet) inOrder(wanted []string) ([]string, error) {
 	return order, nil
 }
 
-// readDepends reads from a module which others it needs. They are in its
-// .modinfo section, which holds NUL-terminated "key=value" strings (the
-// kernel's include/linux/moduleparam.h, scripts/mod/modpost.c). Soft
-// dependencies are not followed: they are optional, and often name aliases.
+// readDepends finds a module's dependencies in its .modinfo section, which
+// holds NUL-terminated "key=value" strings (the kernel's
+// include/linux/moduleparam.h and scripts/mod/modpost.c). Soft dependencies
+// are not followed: they are optional, and often name aliases.
 func readDepends(file string) ([]string, error) {
 	f, err := elf.Open(file)
 	if err != nil {
