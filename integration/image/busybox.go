@@ -47,15 +47,16 @@ func Busybox(name, busybox, probe string) (*Image, error) {
 	t.dir("tmp", 0o1777)
 	t.file("etc/passwd", 0o644, fmt.Appendf(nil, "root:x:0:0:root:/root:/bin/sh\n%s:x:%d:%d:user:/home/user:/bin/sh\n", UserName, UserID, UserID))
 	t.file("etc/group", 0o644, fmt.Appendf(nil, "root:x:0:\n%s:x:%d:\n", UserName, UserID))
-	t.file("bin/busybox", 0o755, busyboxData)
+	box := tar.Header{Typeflag: tar.TypeReg, Name: "bin/busybox", Mode: 0o755}
+	t.add(box, busyboxData)
 	for _, applet := range strings.Fields(string(applets)) {
 		if applet != "busybox" {
-			t.hardlink(path.Join("bin", applet), "bin/busybox")
+			t.hardlink(path.Join("bin", applet), box)
 		}
 	}
 	t.file(strings.TrimPrefix(ProbePath, "/"), 0o755, probeData)
 	t.add(tar.Header{Typeflag: tar.TypeDir, Name: "home/user/", Mode: 0o700, Uid: UserID, Gid: UserID}, nil)
-	odd(&t, busyboxData)
+	odd(&t, probeData)
 
 	layer, err := t.tar()
 	if err != nil {
@@ -73,18 +74,21 @@ func Busybox(name, busybox, probe string) (*Image, error) {
 	}, nil
 }
 
+// odd adds what checkOdd of the probe looks for, and the probe itself with the
+// set-uid bit.
 func odd(t *tree, program []byte) {
 	t.add(tar.Header{Typeflag: tar.TypeReg, Name: "odd/setuid", Mode: 0o4755}, program)
 	t.add(tar.Header{Typeflag: tar.TypeReg, Name: "odd/setgid", Mode: 0o2755, Gid: UserID}, []byte("x"))
 	t.dir("odd/sticky", 0o1777)
-	t.add(tar.Header{Typeflag: tar.TypeReg, Name: "odd/owned", Mode: 0o640, Uid: UserID, Gid: 4_000_000}, []byte("owned"))
+	owned := tar.Header{Typeflag: tar.TypeReg, Name: "odd/owned", Mode: 0o640, Uid: UserID, Gid: 4_000_000}
+	t.add(owned, []byte("owned"))
+	t.hardlink("odd/link", owned)
 	t.add(tar.Header{
 		Typeflag: tar.TypeReg, Name: "odd/xattr", Mode: 0o644,
 		PAXRecords: map[string]string{"SCHILY.xattr.user.lab": "kept"},
 	}, []byte("x"))
 	t.symlink("odd/dangling", "/nowhere/at/all")
 	t.symlink("odd/relative", "../etc/passwd")
-	t.hardlink("odd/link", "odd/owned")
 	t.add(tar.Header{Typeflag: tar.TypeFifo, Name: "odd/fifo", Mode: 0o600}, nil)
 	t.file("odd/"+strings.Repeat("n", 255), 0o644, []byte("long name"))
 	t.file("odd/sp ace\nnewline", 0o644, []byte("x"))

@@ -121,8 +121,11 @@ func (t *tree) symlink(name, target string) {
 	t.add(tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777}, nil)
 }
 
-func (t *tree) hardlink(name, target string) {
-	t.add(tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: target, Mode: 0o755}, nil)
+// hardlink adds another name for a file. like is that file's header: the
+// attributes of both names are one and are set again by the second.
+func (t *tree) hardlink(name string, like tar.Header) {
+	like.Typeflag, like.Name, like.Linkname = tar.TypeLink, name, like.Name
+	t.add(like, nil)
 }
 
 func (t *tree) tar() ([]byte, error) {

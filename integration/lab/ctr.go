@@ -41,12 +41,12 @@ func (l *Lab) Command(ctx context.Context, args ...string) *exec.Cmd {
 // Ctr runs ctr to its end. The error says that it could not be run or had to
 // be killed: an exit code other than zero is in the Result.
 func (l *Lab) Ctr(ctx context.Context, args ...string) (Result, error) {
-	return l.Run(l.Command(ctx, args...))
+	return l.Complete(l.Command(ctx, args...))
 }
 
-// Run runs a Command to its end, and collects the output that it does not
+// Complete runs a Command to its end, and collects the output that it does not
 // send elsewhere.
-func (l *Lab) Run(cmd *exec.Cmd) (Result, error) {
+func (l *Lab) Complete(cmd *exec.Cmd) (Result, error) {
 	var stdout, stderr bytes.Buffer
 	if cmd.Stdout == nil {
 		cmd.Stdout = &stdout

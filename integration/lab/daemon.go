@@ -29,6 +29,7 @@ var disabledPlugins = []string{
 	"io.containerd.grpc.v1.cri",
 	"io.containerd.internal.v1.opt",
 	"io.containerd.nri.v1.nri",
+	"io.containerd.podsandbox.controller.v1.podsandbox",
 	"io.containerd.snapshotter.v1.blockfile",
 	"io.containerd.snapshotter.v1.btrfs",
 	"io.containerd.snapshotter.v1.devmapper",
@@ -78,6 +79,8 @@ func (l *Lab) Env() []string {
 		"CONTAINERD_ADDRESS="+containerdAddress,
 		"CONTAINERD_NAMESPACE="+l.Namespace,
 		"CONTAINERD_SHIM_BHYVE_CONFIG="+l.shimConfigPath(),
+		// They would be on the standard error of every ctr.
+		"CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1",
 	)
 }
 

@@ -22,8 +22,15 @@ type labDir struct {
 	lock *os.File
 }
 
-// parentDir holds the directories of all labs of this checkout.
+// ParentEnv names the directory that labs make theirs in; by default it is
+// .cache/lab of the checkout. It has to be on a file system that can hold the
+// upper directory of an overlay.
+const ParentEnv = "BHYVE_LAB_PARENT"
+
 func parentDir() (string, error) {
+	if dir := os.Getenv(ParentEnv); dir != "" {
+		return dir, nil
+	}
 	repo, err := Repo()
 	if err != nil {
 		return "", err

@@ -72,7 +72,7 @@ func Start(ctx context.Context) (_ *Lab, err error) {
 			return nil, err
 		}
 	}
-	if err := l.WriteShimConfig(ShimConfig{}); err != nil {
+	if err := l.WriteShimConfig(l.shimConfigPath(), ShimConfig{}); err != nil {
 		return nil, err
 	}
 	if l.daemon, err = newDaemon(l); err != nil {

@@ -30,16 +30,22 @@ type Snapshot map[string]struct{}
 // Leaks compares the world to what it was when the lab had started, and returns
 // an error that lists what is there in addition. It waits a short while for
 // what is on its way out.
+//
+// What has been reported once is not reported again.
 func (l *Lab) Leaks(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, settleTime, fmt.Errorf("left behind after %v", settleTime))
 	defer cancel()
-	return Eventually(ctx, func() error {
-		now, err := l.Snapshot()
-		if err != nil {
+	var now Snapshot
+	err := Eventually(ctx, func() (err error) {
+		if now, err = l.Snapshot(); err != nil {
 			return err
 		}
 		return now.minus(l.clean)
 	})
+	if err != nil {
+		maps.Copy(l.clean, now)
+	}
+	return err
 }
 
 func (s Snapshot) minus(before Snapshot) error {

@@ -28,8 +28,9 @@ const (
 	defaultMemoryMiB   = 256
 )
 
-// WriteShimConfig makes c the configuration of shims started from now on.
-func (l *Lab) WriteShimConfig(c ShimConfig) error {
+// WriteShimConfig writes c to a file at path, to be given to one container with
+// `ctr run --runtime-config-path`.
+func (l *Lab) WriteShimConfig(path string, c ShimConfig) error {
 	if c.GuestDir == "" {
 		c.GuestDir = filepath.Join(l.repo, artifacts.guest)
 	}
@@ -50,7 +51,8 @@ func (l *Lab) WriteShimConfig(c ShimConfig) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(l.shimConfigPath(), data, 0o644)
+	return os.WriteFile(path, data, 0o644)
 }
 
+// shimConfigPath is the file that shims read unless told otherwise.
 func (l *Lab) shimConfigPath() string { return filepath.Join(l.Dir, "shim.toml") }

@@ -24,11 +24,12 @@ var commands = map[string]struct {
 	"gen":     {"gen BYTES: write the pattern to standard output", gen},
 	"sum":     {"sum: length and SHA-256 of standard input", sum},
 	"boot":    {"boot: which kernel this is, and how long it has run, as JSON", boot},
+	"euid":    {"euid: print the effective user id", func([]string) error { _, err := fmt.Println(os.Geteuid()); return err }},
 	"fs":      {"fs DIR: check file system semantics in an empty, writable DIR", func(a []string) error { return checkFS(a[0]) }},
 	"odd":     {"odd: check the unusual files of the image", func([]string) error { return checkOdd() }},
 	"winsize": {"winsize: print the terminal's size, and again when it changes, until a line is read", winsize},
 	"signals": {"signals: print each signal that arrives; SIGTERM ends with code 42", signals},
-	"link":    {"link: try to reach the host from process 1's network namespace", func([]string) error { return checkLink() }},
+	"link":    {"link PORT: try to reach the host from process 1's network namespace", func(a []string) error { return checkLink(a[0]) }},
 }
 
 func main() {

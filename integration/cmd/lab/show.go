@@ -58,7 +58,7 @@ func demonstrate(ctx context.Context, l *lab.Lab, runtime string) (int, error) {
 	began := time.Now()
 	cmd := l.Command(ctx, "run", "--rm", "--runtime", runtime, lab.Image, "demo", "/bin/sh", "-c", script)
 	cmd.Stderr = os.Stderr
-	r, err := l.Run(cmd)
+	r, err := l.Complete(cmd)
 	if err != nil {
 		return 0, err
 	}
@@ -95,7 +95,7 @@ func interact(ctx context.Context, l *lab.Lab, runtime string) (int, error) {
 	say("ctr run --rm -t --runtime %s %s shell /bin/sh   (exit ends it)", runtime, lab.Image)
 	cmd := l.Command(ctx, "run", "--rm", "-t", "--runtime", runtime, lab.Image, "shell", "/bin/sh")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	r, err := l.Run(cmd)
+	r, err := l.Complete(cmd)
 	return r.Code, err
 }
 

@@ -1,0 +1,247 @@
+//go:build linux
+
+package integration
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/integration/lab"
+)
+
+// commandTimeout bounds one command. A machine boots within seconds, in
+// software and beside others too.
+const commandTimeout = 90 * time.Second
+
+// rig is one test's view of the lab.
+type rig struct {
+	*testing.T
+	*lab.Lab
+	// runtime is the containerd runtime under test.
+	runtime string
+	ctx     context.Context
+}
+
+// newRig makes a rig whose test fails if it leaves anything behind.
+func newRig(t *testing.T, runtime string) *rig {
+	t.Helper()
+	r := &rig{T: t, Lab: theLab, runtime: runtime, ctx: theLab.Context(t.Context())}
+	began, err := r.LogSize()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := r.Leaks(context.WithoutCancel(r.ctx)); err != nil {
+			if r.reference() {
+				t.Logf("the reference: %v", err)
+			} else {
+				t.Error(err)
+			}
+		}
+		if !t.Failed() {
+			return
+		}
+		if log, err := r.LogSince(began); err == nil {
+			t.Logf("containerd's log of this test:\n%s", withoutDebug(log))
+		}
+	})
+	return r
+}
+
+// withoutDebug keeps what a person would read first, and the shims' own lines.
+func withoutDebug(log string) string {
+	var b strings.Builder
+	for line := range strings.Lines(log) {
+		if !strings.Contains(line, "level=debug") && !strings.Contains(line, "loading plugin") {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
+}
+
+// reference is true for the runtime that only shows what the tests may expect.
+// What it leaves behind itself when its shim is killed is not this module's.
+func (r *rig) reference() bool { return r.runtime == lab.RuntimeRunc }
+
+var lastID atomic.Int64
+
+// newID is a container's id that no other test uses.
+func (r *rig) newID() string { return fmt.Sprintf("c%d", lastID.Add(1)) }
+
+// ctr runs ctr with args, and fails the test if it cannot be run or hangs.
+func (r *rig) ctr(args ...string) lab.Result {
+	r.Helper()
+	return r.ctrIn(nil, nil, args...)
+}
+
+// ctrIn is ctr with standard input from in, and standard output to out where
+// they are not nil.
+func (r *rig) ctrIn(in io.Reader, out io.Writer, args ...string) lab.Result {
+	r.Helper()
+	ctx, cancel := context.WithTimeoutCause(r.ctx, commandTimeout, fmt.Errorf("took longer than %v", commandTimeout))
+	defer cancel()
+	cmd := r.Command(ctx, args...)
+	cmd.Stdin, cmd.Stdout = in, out
+	return r.wait(ctx, cmd)
+}
+
+func (r *rig) wait(ctx context.Context, cmd *exec.Cmd) lab.Result {
+	r.Helper()
+	result, err := r.Complete(cmd)
+	if err != nil {
+		r.Fatalf("%v (%v)\n%s", err, context.Cause(ctx), result)
+	}
+	return result
+}
+
+// must runs ctr and fails the test unless it exits with code 0.
+func (r *rig) must(args ...string) lab.Result {
+	r.Helper()
+	return r.mustOK(r.ctr(args...))
+}
+
+// mustOK fails the test unless result is exit code 0.
+func (r *rig) mustOK(result lab.Result) lab.Result {
+	r.Helper()
+	if result.Code != 0 {
+		r.Fatal(result)
+	}
+	return result
+}
+
+// runArgs is `ctr run --rm` of the lab's image: flags are ctr's, command is
+// the container's.
+func (r *rig) runArgs(flags []string, command ...string) []string {
+	args := append([]string{"run", "--rm", "--runtime", r.runtime}, flags...)
+	return append(append(args, lab.Image, r.newID()), command...)
+}
+
+// run runs a container to its end.
+func (r *rig) run(flags []string, command ...string) lab.Result {
+	r.Helper()
+	return r.ctr(r.runArgs(flags, command...)...)
+}
+
+// mustRun is run for a command that has to succeed.
+func (r *rig) mustRun(flags []string, command ...string) lab.Result {
+	r.Helper()
+	return r.mustOK(r.run(flags, command...))
+}
+
+// start starts a container that runs until the test ends, and returns its id.
+func (r *rig) start(flags []string, command ...string) string {
+	r.Helper()
+	id := r.newID()
+	if len(command) == 0 {
+		// busybox's sleep would end by itself, and as process 1 ignores SIGTERM.
+		command = []string{"/bin/probe", "signals"}
+	}
+	args := append([]string{"run", "--detach", "--null-io", "--runtime", r.runtime}, flags...)
+	r.Cleanup(func() { r.removeContainer(id) })
+	r.must(append(append(args, lab.Image, id), command...)...)
+	return id
+}
+
+// removeContainer removes a container and its task, as far as they are there.
+func (r *rig) removeContainer(id string) {
+	r.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), commandTimeout)
+	defer cancel()
+	for _, args := range [][]string{{"task", "rm", "--force", id}, {"container", "rm", id}} {
+		result, err := r.Ctr(ctx, args...)
+		if err != nil {
+			r.Errorf("%v\n%s", err, result)
+		} else if result.Code != 0 && !strings.Contains(result.Stderr, "not found") {
+			r.Error(result)
+		}
+	}
+}
+
+var lastExec atomic.Int64
+
+// exec runs a further process in a container to its end.
+func (r *rig) exec(id string, in io.Reader, out io.Writer, flags []string, command ...string) lab.Result {
+	r.Helper()
+	args := append([]string{"task", "exec", "--exec-id", fmt.Sprintf("e%d", lastExec.Add(1))}, flags...)
+	return r.ctrIn(in, out, append(append(args, id), command...)...)
+}
+
+// eventually fails the test if condition does not become nil in time.
+func (r *rig) eventually(limit time.Duration, condition func() error) {
+	r.Helper()
+	ctx, cancel := context.WithTimeoutCause(r.ctx, limit, fmt.Errorf("waited for %v", limit))
+	defer cancel()
+	if err := lab.Eventually(ctx, condition); err != nil {
+		r.Fatal(err)
+	}
+}
+
+// expect compares what a command had to say.
+func (r *rig) expect(result lab.Result, code int, stdout string) {
+	r.Helper()
+	if result.Code != code || result.Stdout != stdout {
+		r.Errorf("want exit code %d and stdout %q from\n%s", code, stdout, result)
+	}
+}
+
+// hostDir is a directory of the host's for a test to mount.
+func (r *rig) hostDir() string {
+	r.Helper()
+	dir, err := os.MkdirTemp(r.TempDir(), "mount-")
+	if err != nil {
+		r.Fatal(err)
+	}
+	r.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			r.Error(err)
+		}
+	})
+	return dir
+}
+
+// lineWaiter is a writer that lets a test wait for a line of output.
+type lineWaiter struct {
+	lines chan string
+	rest  []byte
+}
+
+func newLineWaiter() *lineWaiter { return &lineWaiter{lines: make(chan string, 1024)} }
+
+func (w *lineWaiter) Write(p []byte) (int, error) {
+	w.rest = append(w.rest, p...)
+	for {
+		line, rest, ok := bytes.Cut(w.rest, []byte("\n"))
+		if !ok {
+			return len(p), nil
+		}
+		w.lines <- strings.TrimRight(string(line), "\r")
+		w.rest = rest
+	}
+}
+
+// waitFor reads lines up to the one that is wanted.
+func (w *lineWaiter) waitFor(r *rig, want string) {
+	r.Helper()
+	limit := time.NewTimer(commandTimeout)
+	defer limit.Stop()
+	var seen []string
+	for {
+		select {
+		case line := <-w.lines:
+			if line == want {
+				return
+			}
+			seen = append(seen, line)
+		case <-limit.C:
+			r.Fatalf("no line %q within %v, only %q", want, commandTimeout, seen)
+		}
+	}
+}
