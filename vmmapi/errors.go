@@ -110,28 +110,28 @@ const (
 
 // meaning is what an errno says in most calls. Calls where it says something
 // else translate it themselves.
-func meaning(e syscall.Errno) (kind error, advice string) {
+func meaning(e syscall.Errno) (advice string, kind error) {
 	switch e {
 	case syscall.ENXIO:
-		return ErrGone, adviceRetry
+		return adviceRetry, ErrGone
 	case syscall.EBUSY:
-		return ErrBusy, adviceBusy
+		return adviceBusy, ErrBusy
 	case syscall.EACCES:
-		return ErrNotPermitted, adviceRoot
+		return adviceRoot, ErrNotPermitted
 	case syscall.EPERM:
-		return ErrNotPermitted, adviceJail
+		return adviceJail, ErrNotPermitted
 	case syscall.EEXIST:
-		return ErrExists, adviceExists
+		return adviceExists, ErrExists
 	case syscall.ENOENT:
-		return ErrNotFound, ""
+		return "", ErrNotFound
 	case syscall.ENOTTY:
-		return ErrUnsupported, adviceRestore
+		return adviceRestore, ErrUnsupported
 	case syscall.ENOMEM, syscall.EFAULT:
-		return ErrNoMemory, ""
+		return "", ErrNoMemory
 	case syscall.EINVAL, syscall.ENAMETOOLONG, syscall.ERANGE:
-		return ErrInvalid, ""
+		return "", ErrInvalid
 	}
-	return ErrFailed, ""
+	return "", ErrFailed
 }
 
 // newError types what a library function answered; nil for no error.
@@ -143,7 +143,7 @@ func newError(op, vm string, err error) error {
 	if !errors.As(err, &errno) {
 		return fmt.Errorf("%s %s: %w", op, vm, err)
 	}
-	kind, advice := meaning(errno)
+	advice, kind := meaning(errno)
 	return &Error{Op: op, VM: vm, Kind: kind, Advice: advice, Errno: errno}
 }
 
