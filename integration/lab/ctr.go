@@ -31,7 +31,12 @@ func (r Result) String() string {
 // Command is ctr with args in the lab's environment, for a caller that wires
 // its streams. It is killed when ctx ends.
 func (l *Lab) Command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, filepath.Join(l.repo, artifacts.toolDir, "ctr"), args...)
+	return l.Tool(ctx, "ctr", args...)
+}
+
+// Tool is Command for another of the programs that were built for the tests.
+func (l *Lab) Tool(ctx context.Context, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, filepath.Join(l.repo, artifacts.toolDir, name), args...)
 	cmd.Env = l.Env()
 	// A stream that someone inherited and keeps open must not keep Wait.
 	cmd.WaitDelay = 5 * time.Second
