@@ -50,7 +50,7 @@ func (in *input) copy() error {
 		_, err = io.Copy(counter{in.conn, in.moved}, in.r)
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) && in.finishing.Load() {
-		err = in.copyRest()
+		err = copyRest(counter{in.conn, in.moved}, in.r)
 	}
 	return errors.Join(err, in.conn.(halfCloser).CloseWrite())
 }
@@ -69,41 +69,6 @@ func (in *input) waitWriter() error {
 		n, err := unix.Poll(p, 0)
 		return err == nil && n > 0
 	})
-}
-
-// copyRest sends what is in the FIFO now, and stops where a read would wait.
-func (in *input) copyRest() error {
-	if err := in.r.SetReadDeadline(time.Time{}); err != nil {
-		return err
-	}
-	raw, err := in.r.SyscallConn()
-	if err != nil {
-		return err
-	}
-	buf := make([]byte, 64<<10)
-	for {
-		var n int
-		var rerr error
-		if err := raw.Read(func(fd uintptr) bool {
-			n, rerr = unix.Read(int(fd), buf)
-			return true
-		}); err != nil {
-			return err
-		}
-		switch {
-		case errors.Is(rerr, unix.EINTR):
-			continue
-		case errors.Is(rerr, unix.EAGAIN):
-			return nil
-		case rerr != nil:
-			return rerr
-		case n == 0:
-			return nil
-		}
-		if _, err := (counter{in.conn, in.moved}).Write(buf[:n]); err != nil {
-			return err
-		}
-	}
 }
 
 // finish interrupts the copy's wait for more. Only the first call does: a

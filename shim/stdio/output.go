@@ -15,7 +15,7 @@ import (
 
 // output copies one connection to one FIFO.
 type output struct {
-	conn net.Conn
+	conn outputConn
 	w    io.WriteCloser
 	// keep is a reading end that is never read: while it is open, a client may
 	// leave and another attach without the process getting EPIPE in between.
@@ -23,7 +23,16 @@ type output struct {
 	moved *atomic.Int64
 }
 
+type outputConn interface {
+	net.Conn
+	interruptible
+}
+
 func openOutput(ctx context.Context, path string, conn net.Conn, moved *atomic.Int64) (*output, error) {
+	in, ok := conn.(outputConn)
+	if !ok {
+		return nil, fmt.Errorf("%T cannot be drained", conn)
+	}
 	// Blocks until the client has its reading end open.
 	w, err := fifo.OpenFifo(ctx, path, syscall.O_WRONLY, 0)
 	if err != nil {
@@ -34,7 +43,7 @@ func openOutput(ctx context.Context, path string, conn net.Conn, moved *atomic.I
 		w.Close()
 		return nil, fmt.Errorf("open %s for reading: %w", path, err)
 	}
-	return &output{conn: conn, w: w, keep: keep, moved: moved}, nil
+	return &output{conn: in, w: w, keep: keep, moved: moved}, nil
 }
 
 // copy runs until the guest ends the stream. The FIFO is closed with it: that
@@ -43,8 +52,9 @@ func (o *output) copy() error {
 	defer o.close()
 	_, err := io.Copy(counter{o.w, o.moved}, o.conn)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		// Abort's deadline: the machine is gone, and what it sent is delivered.
-		return nil
+		// Abort's deadline: the machine is gone. What it sent may still wait
+		// here, behind a client that was slow to read.
+		err = copyRest(counter{o.w, o.moved}, o.conn)
 	}
 	return err
 }
