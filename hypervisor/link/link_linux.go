@@ -67,12 +67,9 @@ func unavailable(err error) error {
 }
 
 // Tap is the tap's file, for the monitor to inherit. Frames on it carry a
-// struct virtio_net_hdr (IFF_VNET_HDR). It belongs to the link.
+// struct virtio_net_hdr (IFF_VNET_HDR). Close it once the monitor has its copy:
+// from then on the tap ends with the monitor.
 func (l *Link) Tap() *os.File { return l.tap }
-
-// ReleaseTap closes the tap's file here, after the monitor has been started
-// with its copy: from then on the tap ends with the monitor.
-func (l *Link) ReleaseTap() error { return l.tap.Close() }
 
 // Close lets go of the link. Connections stay open until they are closed
 // themselves. Closing twice is legal.

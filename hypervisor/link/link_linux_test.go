@@ -162,7 +162,7 @@ func TestLinkVanishesWithItsFiles(t *testing.T) {
 	if err := device(); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.ReleaseTap(); err != nil {
+	if err := l.Tap().Close(); err != nil {
 		t.Fatal(err)
 	}
 	if err := device(); !errors.As(err, new(netlink.LinkNotFoundError)) {

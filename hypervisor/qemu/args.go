@@ -1,0 +1,124 @@
+//go:build linux
+
+package qemu
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
+	"github.com/containerd/errdefs"
+)
+
+// The files that QEMU inherits: exec.Cmd numbers ExtraFiles from 3.
+const (
+	monitorFD = 3
+	linkFD    = 4
+)
+
+// maxCmdline is COMMAND_LINE_SIZE less its NUL, arch/x86/include/asm/setup.h.
+const maxCmdline = 2047
+
+// spec is what QEMU's arguments are made from.
+type spec struct {
+	hypervisor.Config
+	// uuid is the machine's SMBIOS UUID. It is an argument of its own, by which
+	// the process is found if nothing else is known of it.
+	uuid string
+	// kvm is true where guests run on the hardware.
+	kvm bool
+	// cid is the guest's vsock address, 0 if the link is a tap.
+	cid uint32
+}
+
+func (s spec) args() ([]string, error) {
+	cmdline := strings.Join(slices.Concat(kernelArgs(s.kvm), s.Cmdline), " ")
+	if len(cmdline) > maxCmdline {
+		return nil, fmt.Errorf("machine %s: kernel command line of %d bytes: want at most %d: %w",
+			s.ID, len(cmdline), maxCmdline, errdefs.ErrInvalidArgument)
+	}
+	return slices.Concat(
+		[]string{"-name", "guest=" + s.ID, "-uuid", s.uuid},
+		baseArgs(),
+		machineArgs(s.kvm, s.VCPUs, s.MemoryMiB),
+		[]string{"-kernel", s.Kernel, "-initrd", s.Initrd, "-append", cmdline},
+		consoleArgs(),
+		monitorArgs(),
+		linkArgs(s.cid),
+		entropyArgs(),
+	), nil
+}
+
+// baseArgs leave nothing to QEMU's defaults or to the user's configuration.
+// The seccomp filter takes from QEMU what it does not need after its start.
+func baseArgs() []string {
+	return []string{
+		"-no-user-config", "-nodefaults", "-display", "none", "-no-reboot",
+		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+	}
+}
+
+// machineArgs are the board, processors and memory. See
+// docs/decisions/0003-machine-type.md.
+func machineArgs(kvm bool, vcpus, memoryMiB int) []string {
+	accel, cpu := "tcg,thread=multi,tb-size="+strconv.Itoa(translationCacheMiB), "max,la57=off"
+	if kvm {
+		accel, cpu = "kvm", "host"
+	}
+	return []string{
+		"-machine", "q35,memory-backend=ram,hpet=off,i8042=off,sata=off,smbus=off,smm=off,usb=off,vmport=off",
+		"-accel", accel,
+		"-cpu", cpu,
+		"-smp", strconv.Itoa(vcpus),
+		"-m", strconv.Itoa(memoryMiB) + "M",
+		"-object", fmt.Sprintf("memory-backend-ram,id=ram,size=%dM", memoryMiB),
+	}
+}
+
+// translationCacheMiB bounds what TCG keeps of translated code. QEMU's default
+// is an eighth of the guest's memory or more, and all of it is used in time.
+const translationCacheMiB = 64
+
+// kernelArgs are the guest kernel's parameters (Documentation/admin-guide/
+// kernel-parameters.txt). A panic ends the machine, as QEMU runs with
+// -no-reboot.
+func kernelArgs(kvm bool) []string {
+	args := []string{"console=ttyS0", "quiet", "panic=-1", "reboot=t"}
+	if !kvm {
+		// The emulated TSC runs at a constant rate; calibrating and watching it
+		// against slower emulated clocks takes time and can only be misled.
+		args = append(args, "tsc=reliable", "no_timer_check")
+	}
+	return args
+}
+
+// consoleArgs put the first serial port on standard output.
+func consoleArgs() []string {
+	return []string{"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"}
+}
+
+// monitorArgs serve QMP on a listening socket that QEMU inherits.
+func monitorArgs() []string {
+	return []string{
+		"-chardev", fmt.Sprintf("socket,id=monitor,fd=%d,server=on,wait=off", monitorFD),
+		"-mon", "chardev=monitor,mode=control",
+	}
+}
+
+func linkArgs(cid uint32) []string {
+	if cid != 0 {
+		return []string{"-device", fmt.Sprintf("vhost-vsock-pci,guest-cid=%d,vhostfd=%d", cid, linkFD)}
+	}
+	return []string{
+		"-netdev", fmt.Sprintf("tap,id=link,fd=%d", linkFD),
+		// romfile: no option ROM to boot from the network.
+		"-device", fmt.Sprintf("virtio-net-pci,netdev=link,mac=%s,romfile=", agentproto.GuestLinkMAC),
+	}
+}
+
+func entropyArgs() []string {
+	return []string{"-object", "rng-builtin,id=entropy", "-device", "virtio-rng-pci,rng=entropy"}
+}

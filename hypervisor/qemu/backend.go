@@ -1,0 +1,211 @@
+//go:build linux
+
+package qemu
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"time"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor/link"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/proc"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/google/uuid"
+)
+
+const program = "qemu-system-x86_64"
+
+// maxVCPUs is what 8-bit APIC ids can name.
+const maxVCPUs = 255
+
+// cleanupTimeout bounds the undoing of a launch that failed.
+const cleanupTimeout = 10 * time.Second
+
+// Backend makes machines out of QEMU processes.
+type Backend struct{}
+
+var _ hypervisor.Backend = Backend{}
+
+// New returns the backend. Whether this host has what it needs is told by
+// Capabilities and Launch.
+func New() Backend { return Backend{} }
+
+// Name implements hypervisor.Backend.
+func (Backend) Name() string { return "qemu" }
+
+// Capabilities implements hypervisor.Backend. It returns errdefs.ErrUnavailable
+// if QEMU is not installed, and errdefs.ErrNotImplemented on architectures
+// other than amd64.
+func (Backend) Capabilities(context.Context) (hypervisor.Capabilities, error) {
+	if runtime.GOARCH != "amd64" {
+		return hypervisor.Capabilities{}, fmt.Errorf("qemu machines on %s: %w", runtime.GOARCH, errdefs.ErrNotImplemented)
+	}
+	if _, err := exec.LookPath(program); err != nil {
+		return hypervisor.Capabilities{}, fmt.Errorf("is QEMU installed? %w: %w", errdefs.ErrUnavailable, err)
+	}
+	return hypervisor.Capabilities{Accelerated: haveKVM(), Vsock: haveVsock(), MaxVCPUs: maxVCPUs}, nil
+}
+
+// Launch implements hypervisor.Backend.
+func (b Backend) Launch(ctx context.Context, cfg hypervisor.Config, book *receipt.Book) (hypervisor.Machine, error) {
+	caps, err := b.Capabilities(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := cfg.Validate(caps); err != nil {
+		return nil, err
+	}
+	for _, path := range []string{cfg.Kernel, cfg.Initrd} {
+		if _, err := os.Stat(path); err != nil {
+			return nil, fmt.Errorf("machine %s: %w", cfg.ID, kindOf(err))
+		}
+	}
+	m := newMachine(cfg)
+	if err := m.launch(ctx, caps, cfg, book); err != nil {
+		// Also when ctx is what ended the launch.
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+		defer cancel()
+		if derr := m.Destroy(undo); derr != nil {
+			err = errors.Join(err, derr)
+		}
+		if m.cmd.Process == nil {
+			return nil, fmt.Errorf("machine %s: %w", cfg.ID, err)
+		}
+		if said := m.stderr.Bytes(); len(said) > 0 {
+			err = fmt.Errorf("%w: %s says: %s", err, program, bytes.TrimSpace(said))
+		}
+		return nil, &hypervisor.LaunchError{ID: cfg.ID, Phase: "start", Console: m.ConsoleTail(), Err: err}
+	}
+	return m, nil
+}
+
+// kindOf gives file errors their errdefs kind.
+func kindOf(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%w: %w", errdefs.ErrNotFound, err)
+	}
+	return err
+}
+
+// launch acquires one thing after the other; Destroy releases those that are
+// there.
+func (m *machine) launch(ctx context.Context, caps hypervisor.Capabilities, cfg hypervisor.Config, book *receipt.Book) error {
+	s := spec{Config: cfg, uuid: uuid.NewString(), kvm: caps.Accelerated}
+	linkFile, err := m.openLink(ctx, caps, &s, book)
+	if err != nil {
+		return err
+	}
+	// The tap is to end with QEMU.
+	defer linkFile.Close()
+
+	args, err := s.args()
+	if err != nil {
+		return err
+	}
+	listener, err := m.socket.listen()
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+
+	console, stdout, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer stdout.Close()
+	m.cmd.Args = append(m.cmd.Args, args...)
+	m.cmd.Stdout = stdout
+	m.cmd.ExtraFiles = []*os.File{monitorFD - 3: listener, linkFD - 3: linkFile}
+
+	process := &proc.Receipt{Arg: s.uuid}
+	if m.process, err = book.Write(process); err != nil {
+		console.Close()
+		return err
+	}
+	if err := m.cmd.Start(); err != nil {
+		console.Close()
+		return err
+	}
+	// QEMU alone has these now, so that they end with it.
+	stdout.Close()
+	listener.Close()
+	go m.readConsole(log.G(ctx).WithField("machine", cfg.ID), console)
+	connected := make(chan struct{})
+	go m.wait(connected)
+	defer close(connected)
+
+	// Identify fails for a QEMU that has exited already; then so will the
+	// monitor, with more to say.
+	if process.ID, err = proc.Identify(m.Pid()); err == nil {
+		if err := m.process.Amend(process); err != nil {
+			return err
+		}
+	}
+	return m.connect(ctx)
+}
+
+// openLink takes what the guest is reached by, and returns the file of it that
+// QEMU inherits.
+func (m *machine) openLink(ctx context.Context, caps hypervisor.Capabilities, s *spec, book *receipt.Book) (*os.File, error) {
+	if caps.Vsock {
+		v, err := openVsock()
+		if err != nil {
+			return nil, err
+		}
+		m.link, s.cid = v, v.cid
+		return v.device, nil
+	}
+	l, err := link.Open(ctx, book)
+	if err != nil {
+		return nil, err
+	}
+	m.link = l
+	return l.Tap(), nil
+}
+
+// connect opens the monitor and sees the machine run. QEMU listens from before
+// its start, so nothing is retried: the answer comes when QEMU has set up the
+// machine, or the connection ends when it has given up.
+func (m *machine) connect(ctx context.Context) error {
+	conn, err := m.socket.dial(ctx)
+	if err != nil {
+		return err
+	}
+	mon, err := openMonitor(ctx, conn)
+	if err != nil {
+		return err
+	}
+	m.monitor = mon
+	var status struct {
+		Status  string `json:"status"`
+		Running bool   `json:"running"`
+	}
+	if err := mon.execute(ctx, "query-status", nil, &status); err != nil {
+		return err
+	}
+	if !status.Running {
+		return fmt.Errorf("virtual CPUs do not run: %s", status.Status)
+	}
+	return nil
+}
+
+// command is QEMU's process but for what launch adds.
+func command(dir string, stderr *tail) *exec.Cmd {
+	cmd := exec.Command(program)
+	cmd.Dir = dir
+	// Errors in English, and nothing of the caller's environment.
+	cmd.Env = []string{"LC_ALL=C"}
+	cmd.Stderr = stderr
+	// Out of reach of a terminal's Ctrl-C: the owner decides when it ends.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	return cmd
+}
