@@ -205,7 +205,10 @@ func (m *monitor) roundTrip(ctx context.Context, command string, args any) (mess
 	if err != nil {
 		// Half a command may be on the wire.
 		m.conn.Close()
-		return message{}, errors.Join(context.Cause(ctx), err)
+		if ctx.Err() != nil {
+			return message{}, context.Cause(ctx)
+		}
+		return message{}, fmt.Errorf("%w: %w", errMonitorClosed, err)
 	}
 	select {
 	case msg := <-reply:
