@@ -234,7 +234,7 @@ func (r *rig) findProcess(prefix, id string) lab.Process {
 
 func hasWord(args []string, word string) bool {
 	for _, arg := range args {
-		for _, w := range strings.FieldsFunc(arg, func(c rune) bool { return strings.ContainsRune(",=/: ", c) }) {
+		for _, w := range strings.FieldsFunc(arg, func(c rune) bool { return strings.ContainsRune(",=/:. ", c) }) {
 			if w == word {
 				return true
 			}

@@ -1,0 +1,163 @@
+//go:build linux
+
+package bench
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/containerd/v2/pkg/oci"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/integration/image"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/integration/lab"
+)
+
+// opTimeout bounds one operation.
+const opTimeout = 3 * time.Minute
+
+// subject is one runtime under measurement.
+type subject struct {
+	lab     *lab.Lab
+	runtime string
+	image   containerd.Image
+}
+
+// boot starts a container that prints its proof and ends, and removes it.
+func (s *subject) boot(ctx context.Context, id string) (_ *Sample, err error) {
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
+	c, err := s.newContainer(ctx, id, image.ProbePath, "boot")
+	if err != nil {
+		return nil, err
+	}
+	defer remove(ctx, c, &err)
+	logged, err := s.lab.LogSize()
+	if err != nil {
+		return nil, err
+	}
+
+	out := newStopwatch()
+	task, err := c.NewTask(ctx, cio.NewCreator(cio.WithStreams(nil, out, io.Discard)))
+	if err != nil {
+		return nil, fmt.Errorf("create task %s: %w", id, err)
+	}
+	sample, err := s.measure(ctx, OpBoot, task, out)
+	if err != nil || s.runtime != lab.RuntimeBhyve {
+		return sample, err
+	}
+	return sample, s.addShimClocks(ctx, sample, logged)
+}
+
+// exec starts a further process that prints its proof, in a running task.
+func (s *subject) exec(ctx context.Context, c containerd.Container, task containerd.Task, id string) (*Sample, error) {
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
+	spec, err := c.Spec(ctx)
+	if err != nil {
+		return nil, err
+	}
+	process := *spec.Process
+	process.Args = []string{image.ProbePath, "boot"}
+	out := newStopwatch()
+	p, err := task.Exec(ctx, id, &process, cio.NewCreator(cio.WithStreams(nil, out, io.Discard)))
+	if err != nil {
+		return nil, fmt.Errorf("exec %s: %w", id, err)
+	}
+	sample, err := s.measure(ctx, OpExec, p, out)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := p.Delete(ctx); err != nil {
+		return nil, fmt.Errorf("delete exec %s: %w", id, err)
+	}
+	return sample, nil
+}
+
+// measure starts a process that has been created since out was made, and waits
+// for its end.
+func (s *subject) measure(ctx context.Context, op string, p containerd.Process, out *stopwatch) (*Sample, error) {
+	ended, err := p.Wait(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.Start(ctx); err != nil {
+		return nil, fmt.Errorf("start %s: %w", p.ID(), err)
+	}
+	sample := &Sample{Runtime: s.runtime, Op: op, Clocks: map[string]float64{clockStarted: out.elapsed()}}
+	status := <-ended
+	sample.Clocks[clockEnded] = out.elapsed()
+	if status.Error() != nil || status.ExitCode() != 0 {
+		return nil, fmt.Errorf("%s exited with code %d, %w", p.ID(), status.ExitCode(), status.Error())
+	}
+	// The exit does not wait for the copying of the output.
+	p.IO().Wait()
+	data, first := out.result()
+	sample.Clocks[clockFirstByte] = first
+	if err := json.Unmarshal(data, &sample.Proof); err != nil {
+		return nil, fmt.Errorf("proof of %s: %w", p.ID(), err)
+	}
+	return sample, nil
+}
+
+func (s *subject) newContainer(ctx context.Context, id string, command ...string) (containerd.Container, error) {
+	return s.lab.Client.NewContainer(ctx, id,
+		containerd.WithImage(s.image),
+		containerd.WithRuntime(s.runtime, nil),
+		containerd.WithNewSnapshot(id, s.image),
+		containerd.WithNewSpec(oci.WithImageConfig(s.image), oci.WithProcessArgs(command...)))
+}
+
+// remove ends and removes a container with its task. Its own error is joined
+// to err only where there was none.
+func remove(ctx context.Context, c containerd.Container, err *error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), opTimeout)
+	defer cancel()
+	var derr error
+	if task, terr := c.Task(ctx, nil); terr == nil {
+		_, derr = task.Delete(ctx, containerd.WithProcessKill)
+	}
+	if cerr := c.Delete(ctx, containerd.WithSnapshotCleanup); derr == nil {
+		derr = cerr
+	}
+	if *err == nil && derr != nil {
+		*err = fmt.Errorf("remove %s: %w", c.ID(), derr)
+	}
+}
+
+// stopwatch collects output and remembers when the first of it came.
+type stopwatch struct {
+	began time.Time
+
+	mu    sync.Mutex
+	first time.Duration
+	data  bytes.Buffer
+}
+
+func newStopwatch() *stopwatch { return &stopwatch{began: time.Now()} }
+
+func (w *stopwatch) Write(p []byte) (int, error) {
+	now := time.Since(w.began)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.data.Len() == 0 {
+		w.first = now
+	}
+	return w.data.Write(p)
+}
+
+func (w *stopwatch) result() (data []byte, first float64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.data.Bytes(), milliseconds(w.first)
+}
+
+func (w *stopwatch) elapsed() float64 { return milliseconds(time.Since(w.began)) }
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
