@@ -31,7 +31,7 @@ func parseStat(data []byte) (uint64, error) {
 	// and parentheses: count from the last one.
 	end := bytes.LastIndexByte(data, ')')
 	fields := bytes.Fields(data[end+1:])
-	const state, starttime = 3 - 3, 22 - 3
+	const state, starttime = 0, 22 - 3 // fields[0] is field 3
 	if end < 0 || len(fields) <= starttime {
 		return 0, fmt.Errorf("unexpected process status %q", data)
 	}
