@@ -1,0 +1,137 @@
+package bhyve
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/vmmapi"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/vmmapi/linuxboot"
+)
+
+var _ linuxboot.GuestMemory = (*vmmapi.Memory)(nil)
+
+// guest is what is loaded into a new virtual machine.
+type guest struct {
+	config
+	// Kernel and Initrd are paths.
+	Kernel, Initrd string
+	Cmdline        string
+}
+
+// acpiRSDP is where bhyve puts the ACPI root pointer (BHYVE_ACPI_BASE,
+// usr.sbin/bhyve/basl.h).
+const acpiRSDP = 0xf2400
+
+// load makes the virtual machine and puts the guest into it, so that bhyve(8)
+// finds it ready to run. On error there is no virtual machine.
+//
+// The guest's memory stays mapped in the process that calls this until that
+// process ends or becomes another program: it is for a process that becomes
+// bhyve(8).
+func load(host *vmmapi.Host, g guest) (err error) {
+	kernel, err := openSection(g.Kernel)
+	if err != nil {
+		return err
+	}
+	defer kernel.Close()
+	initrd, err := openSection(g.Initrd)
+	if err != nil {
+		return err
+	}
+	defer initrd.Close()
+
+	vm, err := host.Create(g.Name)
+	if err != nil {
+		return err
+	}
+	defer vm.Close()
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("load %s: %w", g.Name, err), vm.Destroy())
+		}
+	}()
+	memory, err := vm.SetupMemory(uint64(g.MemoryMiB)<<20, g.Wired)
+	if err != nil {
+		return err
+	}
+	cfg := linuxboot.Config{Kernel: kernel.SectionReader, Initrd: initrd.SectionReader, Cmdline: g.Cmdline}
+	if g.ACPI {
+		cfg.RSDP = acpiRSDP
+	}
+	loaded, err := linuxboot.Load(memory, cfg)
+	if err != nil {
+		return err
+	}
+	bsp, err := vm.VCPU(0)
+	if err != nil {
+		return err
+	}
+	return setCPU(bsp, loaded.CPU)
+}
+
+// cpu is what setCPU needs of a *vmmapi.VCPU.
+type cpu interface {
+	SetRegister(vmmapi.Register, uint64) error
+	SetDescriptor(vmmapi.Register, vmmapi.Descriptor) error
+}
+
+// setCPU puts a vCPU into the state. EFER comes after CR0 and CR4, as libvmmapi
+// itself sets them (lib/libvmmapi/amd64/vmmapi_freebsd_machdep.c): long mode is
+// active only with paging on.
+func setCPU(c cpu, s linuxboot.CPU) error {
+	for _, seg := range []struct {
+		reg vmmapi.Register
+		linuxboot.Segment
+	}{
+		{vmmapi.CS, s.CS}, {vmmapi.DS, s.DS}, {vmmapi.ES, s.ES}, {vmmapi.SS, s.SS},
+		{vmmapi.FS, s.FS}, {vmmapi.GS, s.GS}, {vmmapi.TR, s.TR}, {vmmapi.LDTR, s.LDTR},
+	} {
+		if err := c.SetDescriptor(seg.reg, vmmapi.Descriptor{Base: seg.Base, Limit: seg.Limit, Access: seg.Access}); err != nil {
+			return err
+		}
+		if err := c.SetRegister(seg.reg, uint64(seg.Selector)); err != nil {
+			return err
+		}
+	}
+	for _, t := range []struct {
+		reg vmmapi.Register
+		linuxboot.Table
+	}{{vmmapi.GDTR, s.GDTR}, {vmmapi.IDTR, s.IDTR}} {
+		if err := c.SetDescriptor(t.reg, vmmapi.Descriptor{Base: t.Base, Limit: t.Limit}); err != nil {
+			return err
+		}
+	}
+	for _, r := range []struct {
+		reg   vmmapi.Register
+		value uint64
+	}{
+		{vmmapi.CR0, s.CR0}, {vmmapi.CR4, s.CR4}, {vmmapi.EFER, s.EFER}, {vmmapi.CR3, s.CR3},
+		{vmmapi.RFLAGS, s.RFLAGS}, {vmmapi.RSP, s.RSP}, {vmmapi.RSI, s.RSI}, {vmmapi.RIP, s.RIP},
+	} {
+		if err := c.SetRegister(r.reg, r.value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// section is a whole file, to be read from and closed.
+type section struct {
+	*io.SectionReader
+	io.Closer
+}
+
+func openSection(path string) (*section, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &section{io.NewSectionReader(f, 0, info.Size()), f}, nil
+}
