@@ -185,13 +185,26 @@ func expect(t *testing.T, console string, lines ...string) {
 	}
 }
 
-// expectMemoryMap asserts that the kernel read back the map that was written.
+// expectMemoryMap asserts that the kernel was told what is memory and what is
+// not.
 func expectMemoryMap(t *testing.T, console string, size uint64) {
 	t.Helper()
 	low, high := Split(size)
-	for _, e := range memoryMap(low, high) {
-		kind := map[e820Type]string{e820RAM: "usable", e820Reserved: "reserved"}[e.typ]
-		expect(t, console, fmt.Sprintf("BIOS-e820: [mem 0x%016x-0x%016x] %s", e.start, e.end-1, kind))
+	lines := []string{
+		"[mem 0x0000000000000000-0x000000000009fbff] usable",
+		"[mem 0x000000000009fc00-0x000000000009ffff] reserved",
+		"[mem 0x00000000000e0000-0x00000000000fffff] reserved",
+		fmt.Sprintf("[mem 0x0000000000100000-0x%016x] usable", low-1),
+		"[mem 0x00000000e0000000-0x00000000efffffff] reserved",
+	}
+	if high > 0 {
+		lines = append(lines, fmt.Sprintf("[mem 0x0000000100000000-0x%016x] usable", 4<<30+high-1))
+	}
+	for _, l := range lines {
+		expect(t, console, "BIOS-e820: "+l)
+	}
+	if got := strings.Count(console, "BIOS-e820: "); got != len(lines) {
+		t.Errorf("%d entries in the memory map, want %d", got, len(lines))
 	}
 }
 
