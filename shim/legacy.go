@@ -11,6 +11,7 @@ import (
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/pkg/shim"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -22,7 +23,7 @@ import (
 // newer one, which pkg/shim serves, sends bootstrap parameters on standard
 // input, which repeat id and namespace of the flags; that tells them apart.
 // What was read from standard input is put back for pkg/shim.
-func RunLegacy(ctx context.Context, m Manager, args []string) (bool, error) {
+func RunLegacy(ctx context.Context, m shim.Shim, args []string) (bool, error) {
 	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	var (
