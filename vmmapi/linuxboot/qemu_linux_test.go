@@ -20,28 +20,23 @@ import (
 // state that Load returned. The page tables, the GDT, boot_params, the memory
 // map and the placements are all the loader's.
 //
-// BHYVE_GUEST_DIR has the kernel to boot (vmlinuz).
+// BHYVE_GUEST_DIR has the kernel to boot, as vmlinux or vmlinuz or both, and the
+// guest image, initrd.img. BHYVE_BZIMAGE may name a vmlinuz elsewhere.
 
 // bootDeadline is generous: emulation on a busy machine.
 const bootDeadline = 3 * time.Minute
 
 func TestBootsInQEMU(t *testing.T) {
 	qemu, guest := qemuAndGuest(t)
-	vmlinuz := filepath.Join(guest, "vmlinuz")
-	vmlinux := extractVmlinux(t, vmlinuz)
-
-	for _, k := range []struct {
-		format Format
-		path   string
-	}{{BzImage, vmlinuz}, {ELF, vmlinux}} {
+	for format, kernel := range kernels(t, guest) {
 		for _, mib := range []uint64{128, 1024, 4608} {
 			for _, vcpus := range []int{1, 2} {
 				if vcpus == 2 && mib != 1024 || testing.Short() && mib != 128 {
 					continue
 				}
-				t.Run(fmt.Sprintf("%s/%dMiB/%dvCPU", k.format, mib, vcpus), func(t *testing.T) {
+				t.Run(fmt.Sprintf("%s/%dMiB/%dvCPU", format, mib, vcpus), func(t *testing.T) {
 					console := boot(t, qemu, bootConfig{
-						kernel: k.path, format: k.format, memory: mib << 20, vcpus: vcpus,
+						kernel: kernel, format: format, memory: mib << 20, vcpus: vcpus,
 						initrd:  testInitramfs("init ran from the initramfs\n"),
 						cmdline: "console=ttyS0 panic=-1 reboot=t no_timer_check token=3f9c",
 					})
@@ -68,25 +63,55 @@ func TestBootsGuestImage(t *testing.T) {
 	if err != nil {
 		t.Skipf("no guest image: %v", err)
 	}
-	console := boot(t, qemu, bootConfig{
-		kernel: filepath.Join(guest, "vmlinuz"), format: BzImage, memory: 512 << 20, vcpus: 1, initrd: initrd,
-		cmdline: "console=ttyS0 panic=-1 reboot=t no_timer_check",
-		until:   "as init process",
-	})
-	expect(t, console, "Run /init as init process")
+	for format, kernel := range kernels(t, guest) {
+		t.Run(string(format), func(t *testing.T) {
+			console := boot(t, qemu, bootConfig{
+				kernel: kernel, format: format, memory: 512 << 20, vcpus: 1, initrd: initrd,
+				cmdline: "console=ttyS0 panic=-1 reboot=t no_timer_check",
+				until:   "as init process",
+			})
+			expect(t, console, "Run /init as init process")
+		})
+	}
 }
 
 func qemuAndGuest(t *testing.T) (qemu, guest string) {
 	t.Helper()
 	guest = os.Getenv("BHYVE_GUEST_DIR")
 	if guest == "" {
-		t.Skip("BHYVE_GUEST_DIR does not name a directory with vmlinuz and initrd.img")
+		t.Skip("BHYVE_GUEST_DIR does not name a directory with a kernel and initrd.img")
 	}
 	qemu, err := exec.LookPath("qemu-system-x86_64")
 	if err != nil {
 		t.Skip("no qemu-system-x86_64")
 	}
 	return qemu, guest
+}
+
+// kernels are the files to boot, by format. A vmlinux that is missing is taken
+// out of the vmlinuz.
+func kernels(t *testing.T, guest string) map[Format]string {
+	t.Helper()
+	found := map[Format]string{}
+	for _, c := range []struct {
+		format Format
+		path   string
+	}{
+		{ELF, filepath.Join(guest, "vmlinux")},
+		{BzImage, filepath.Join(guest, "vmlinuz")},
+		{BzImage, os.Getenv("BHYVE_BZIMAGE")},
+	} {
+		if _, err := os.Stat(c.path); err == nil {
+			found[c.format] = c.path
+		}
+	}
+	if _, ok := found[ELF]; !ok && found[BzImage] != "" {
+		found[ELF] = extractVmlinux(t, found[BzImage])
+	}
+	if len(found) == 0 {
+		t.Fatalf("no kernel in %s", guest)
+	}
+	return found
 }
 
 type bootConfig struct {
