@@ -3,9 +3,14 @@
 package integration
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/integration/pattern"
 )
 
 func testFileSystem(r *rig) {
@@ -41,7 +46,7 @@ func testReadOnlyRoot(r *rig) {
 }
 
 func testMounts(r *rig) {
-	rw, ro := r.hostDir(), r.hostDir()
+	rw, ro, large := r.hostDir(), r.hostDir(), r.hostDir()
 	single := filepath.Join(r.hostDir(), "single")
 	for _, name := range []string{filepath.Join(rw, "from-host"), filepath.Join(ro, "from-host"), single} {
 		if err := os.WriteFile(name, []byte("host\n"), 0o644); err != nil {
@@ -52,6 +57,13 @@ func testMounts(r *rig) {
 	if err := os.WriteFile(secret, []byte("secret"), 0o644); err != nil {
 		r.Fatal(err)
 	}
+	// The host makes them: the guest would take a minute, in software.
+	const many = 10_000
+	for i := range many {
+		if err := unix.Mknod(filepath.Join(large, pattern.EntryName(i)), unix.S_IFREG|0o644, 0); err != nil {
+			r.Fatal(err)
+		}
+	}
 	// What a link in a mount points to is looked for in the container.
 	if err := os.Symlink(secret, filepath.Join(rw, "escape")); err != nil {
 		r.Fatal(err)
@@ -60,6 +72,7 @@ func testMounts(r *rig) {
 		"--privileged",
 		"--mount", "type=bind,src=" + rw + ",dst=/mnt/rw,options=rbind:rw",
 		"--mount", "type=bind,src=" + ro + ",dst=/mnt/ro,options=rbind:ro",
+		"--mount", "type=bind,src=" + large + ",dst=/mnt/many,options=rbind:ro",
 		"--mount", "type=bind,src=" + single + ",dst=/mnt/single,options=bind:ro",
 		"--mount", "type=tmpfs,src=tmpfs,dst=/mnt/tmp,options=size=1m",
 	})
@@ -73,6 +86,7 @@ func testMounts(r *rig) {
 		"! touch /mnt/ro/new && ! rm /mnt/ro/from-host && ! sh -c 'echo x >> /mnt/ro/from-host' && ! chmod 777 /mnt/ro/from-host",
 		"! sh -c 'echo x >> /mnt/single'",
 		"! cat /mnt/rw/escape",
+		fmt.Sprintf("probe entries /mnt/many %d", many),
 		"mount | grep -q 'on /mnt/tmp type tmpfs' && touch /mnt/tmp/x",
 		"mkdir /mnt/rw/fs && probe fs /mnt/rw/fs && rm -r /mnt/rw/fs",
 	} {

@@ -17,6 +17,7 @@ import (
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/integration/pattern"
 )
 
+// Every command is given at least one argument, which may be empty.
 var commands = map[string]struct {
 	usage string
 	run   func(args []string) error
@@ -26,6 +27,7 @@ var commands = map[string]struct {
 	"boot":    {"boot: which kernel this is, and how long it has run, as JSON", boot},
 	"euid":    {"euid: print the effective user id", func([]string) error { _, err := fmt.Println(os.Geteuid()); return err }},
 	"fs":      {"fs DIR: check file system semantics in an empty, writable DIR", func(a []string) error { return checkFS(a[0]) }},
+	"entries": {"entries DIR COUNT: check that DIR has the pattern's entries", entries},
 	"odd":     {"odd: check the unusual files of the image", func([]string) error { return checkOdd() }},
 	"winsize": {"winsize: print the terminal's size, and again when it changes, until a line is read", winsize},
 	"signals": {"signals: print each signal that arrives; SIGTERM ends with code 42", signals},
@@ -71,6 +73,17 @@ func sum([]string) error {
 	}
 	fmt.Println(line)
 	return nil
+}
+
+func entries(args []string) error {
+	if len(args) < 2 {
+		return errors.New("want a directory and a number")
+	}
+	count, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
+	return checkEntries(args[0], count)
 }
 
 // check is one thing that must hold.
