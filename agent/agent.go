@@ -39,15 +39,15 @@ func Run(ctx context.Context) error {
 	if err := loadModules(modulesList); err != nil {
 		return err
 	}
-	if err := loopbackUp(); err != nil {
-		return err
-	}
-	link, err := openLink(ctx)
+	link, err := openLink(ctx, haveVsock())
 	if err != nil {
 		return err
 	}
 	defer link.Close()
 
+	if err := loopbackUp(); err != nil {
+		return err
+	}
 	if err := mountAll(lateMounts); err != nil {
 		return err
 	}

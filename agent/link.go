@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"strconv"
 
+	"github.com/containerd/errdefs"
 	"github.com/mdlayher/vsock"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -26,9 +27,9 @@ type link struct {
 	byPort map[uint32][]net.Listener
 }
 
-// openLink listens on all ports. The machine must have the link's interface, or
-// vsock, or both.
-func openLink(ctx context.Context) (_ *link, retErr error) {
+// openLink listens on all ports: over vsock where told to, and on the link's
+// interface where there is one. NotFound if there is neither.
+func openLink(ctx context.Context, overVsock bool) (_ *link, retErr error) {
 	l := &link{byPort: map[uint32][]net.Listener{}}
 	defer func() {
 		if retErr != nil {
@@ -37,7 +38,7 @@ func openLink(ctx context.Context) (_ *link, retErr error) {
 	}()
 	ports := []uint32{agentproto.PortControl, agentproto.PortStdio, agentproto.PortNinep}
 
-	if haveVsock() {
+	if overVsock {
 		for _, port := range ports {
 			ln, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, port, nil)
 			if err != nil {
@@ -52,7 +53,7 @@ func openLink(ctx context.Context) (_ *link, retErr error) {
 		return nil, fmt.Errorf("link: %w", err)
 	}
 	if nic == nil && len(l.byPort) == 0 {
-		return nil, fmt.Errorf("link: no interface with address %s and no vsock", agentproto.GuestLinkMAC)
+		return nil, fmt.Errorf("link: no interface with address %s and no vsock: %w", agentproto.GuestLinkMAC, errdefs.ErrNotFound)
 	}
 	if nic == nil {
 		return l, nil

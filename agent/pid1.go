@@ -152,9 +152,17 @@ func delegateControllers(root string) error {
 	if err != nil {
 		return fmt.Errorf("delegate controllers: %w", err)
 	}
-	// One write each: a controller that refuses must not cost the others.
-	for _, c := range strings.Fields(string(available)) {
-		if err := os.WriteFile(filepath.Join(root, "cgroup.subtree_control"), []byte("+"+c), 0); err != nil {
+	controllers := strings.Fields(string(available))
+	enable := func(names ...string) error {
+		return os.WriteFile(filepath.Join(root, "cgroup.subtree_control"), []byte("+"+strings.Join(names, " +")), 0)
+	}
+	if len(controllers) == 0 || enable(controllers...) == nil {
+		return nil
+	}
+	// Together is faster, but all or nothing: one that the kernel will not
+	// delegate must not cost the others.
+	for _, c := range controllers {
+		if err := enable(c); err != nil {
 			log.L.WithError(err).Warnf("containers have no %s controller", c)
 		}
 	}

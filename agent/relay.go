@@ -152,10 +152,14 @@ func (f *closeOnceFifo) Close() error {
 func (p *processIO) relayInput(f io.WriteCloser, conn stream) {
 	defer conn.Close()
 	_, err := io.Copy(f, conn)
-	f.Close()
 	if errors.Is(err, unix.EPIPE) {
+		f.Close()
 		return
 	}
+	// Writing nothing waits for the reader: one that opens the FIFO when the
+	// last writer has been and gone would wait for another for ever.
+	f.Write(nil)
+	f.Close()
 	// The task service keeps a writer of its own on the FIFO, so that a client
 	// can leave and come back. The process sees the end of its input once that
 	// is closed, too.

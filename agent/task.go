@@ -8,12 +8,16 @@ import (
 	"sync"
 	"time"
 
+	eventstypes "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types/runc/options"
+	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/process"
 	runctask "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task"
+	"github.com/containerd/containerd/v2/core/events"
 	"github.com/containerd/containerd/v2/pkg/identifiers"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/containerd/v2/pkg/shutdown"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/go-runc"
@@ -33,6 +37,8 @@ const (
 	// drainTimeout bounds how long Delete waits for output that the host does
 	// not read.
 	drainTimeout = 10 * time.Second
+	// exitEventTimeout bounds how long Delete waits for an exit event.
+	exitEventTimeout = 2 * time.Second
 	// cleanupTimeout bounds the removal of what a failed Create left.
 	cleanupTimeout = 10 * time.Second
 )
@@ -48,25 +54,54 @@ type taskService struct {
 	stdio   *streams
 	events  *eventLog
 
-	mu sync.Mutex
-	io map[processKey]*processIO
+	mu    sync.Mutex
+	procs map[processKey]*guestProcess
+}
+
+// guestProcess is what is known here of a process, beside what containerd's
+// task service knows.
+type guestProcess struct {
+	io *processIO
+	// exited is closed when the process's exit has been published.
+	exited   chan struct{}
+	exitOnce sync.Once
 }
 
 // processKey names a process; the container's first one has no exec id.
 type processKey struct{ container, exec string }
 
 func newTaskService(ctx context.Context, b *bundles, stdio *streams, events *eventLog, sd shutdown.Service) (*taskService, error) {
-	inner, err := runctask.NewTaskService(ctx, events, sd)
+	s := &taskService{
+		bundles: b,
+		stdio:   stdio,
+		events:  events,
+		procs:   map[processKey]*guestProcess{},
+	}
+	inner, err := runctask.NewTaskService(ctx, exitWatcher{events, s.sawExit}, sd)
 	if err != nil {
 		return nil, fmt.Errorf("task service: %w", err)
 	}
-	return &taskService{
-		TTRPCTaskService: inner,
-		bundles:          b,
-		stdio:            stdio,
-		events:           events,
-		io:               map[processKey]*processIO{},
-	}, nil
+	s.TTRPCTaskService = inner
+	return s, nil
+}
+
+// exitWatcher tells of each exit once it has been published.
+type exitWatcher struct {
+	shim.Publisher
+	sawExit func(processKey)
+}
+
+// Publish implements shim.Publisher.
+func (w exitWatcher) Publish(ctx context.Context, topic string, event events.Event) error {
+	err := w.Publisher.Publish(ctx, topic, event)
+	if e, ok := event.(*eventstypes.TaskExit); ok {
+		key := processKey{e.ContainerID, e.ID}
+		if e.ID == e.ContainerID {
+			key.exec = ""
+		}
+		w.sawExit(key)
+	}
+	return err
 }
 
 // Create makes the container of a bundle that the bundle service has made.
@@ -189,11 +224,8 @@ func (s *taskService) Start(ctx context.Context, r *task.StartRequest) (*task.St
 		s.dropIO(key)
 		return nil, err
 	}
-	s.mu.Lock()
-	pio := s.io[key]
-	s.mu.Unlock()
-	if pio != nil {
-		pio.serviceOpened(s.stdinCloser(ctx, r.ID, r.ExecID))
+	if p := s.process(key); p != nil {
+		p.io.serviceOpened(s.stdinCloser(ctx, r.ID, r.ExecID))
 	}
 	return resp, nil
 }
@@ -201,11 +233,13 @@ func (s *taskService) Start(ctx context.Context, r *task.StartRequest) (*task.St
 // Delete removes a process that has ended, or a container with all of its
 // processes. When it returns, all output has been sent.
 func (s *taskService) Delete(ctx context.Context, r *task.DeleteRequest) (*task.DeleteResponse, error) {
+	key := processKey{r.ID, r.ExecID}
+	s.awaitExitEvent(ctx, key)
 	resp, err := s.TTRPCTaskService.Delete(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	s.finishIO(ctx, processKey{r.ID, r.ExecID})
+	s.finishIO(ctx, key)
 	if r.ExecID == "" {
 		for _, key := range s.execsOf(r.ID) {
 			s.dropIO(key)
@@ -213,6 +247,46 @@ func (s *taskService) Delete(ctx context.Context, r *task.DeleteRequest) (*task.
 		s.bundles.unuse(r.ID)
 	}
 	return resp, nil
+}
+
+// awaitExitEvent waits until the exit of a process that has ended is published.
+// The task service wakes those who wait for a process first and publishes then,
+// so a caller that is quick would see the deletion before the exit.
+func (s *taskService) awaitExitEvent(ctx context.Context, key processKey) {
+	p := s.process(key)
+	if p == nil {
+		return
+	}
+	st, err := s.TTRPCTaskService.State(ctx, &task.StateRequest{ID: key.container, ExecID: key.exec})
+	if err != nil || st.Status != tasktypes.Status_STOPPED {
+		return
+	}
+	timeout := time.NewTimer(exitEventTimeout)
+	defer timeout.Stop()
+	select {
+	case <-p.exited:
+	case <-ctx.Done():
+	case <-timeout.C:
+		key.log(ctx).Warn("no exit event of a process that has ended")
+	}
+}
+
+// sawExit is called for every process that has run, and twice where the task
+// service cannot tell two processes with one pid apart.
+func (s *taskService) sawExit(key processKey) {
+	if p := s.process(key); p != nil {
+		p.exitOnce.Do(func() { close(p.exited) })
+	}
+}
+
+// CloseIO does nothing but look the process up: the end of its input is in
+// band. To close the task service's writer here could overtake data, and its
+// opening.
+func (s *taskService) CloseIO(_ context.Context, r *task.CloseIORequest) (*emptypb.Empty, error) {
+	if s.process(processKey{r.ID, r.ExecID}) == nil {
+		return nil, fmt.Errorf("task %s, process %q: %w", r.ID, r.ExecID, errdefs.ErrNotFound)
+	}
+	return &emptypb.Empty{}, nil
 }
 
 // Shutdown does nothing: the agent ends with the machine.
@@ -232,7 +306,7 @@ func (s *taskService) stdinCloser(ctx context.Context, id, execID string) func()
 	return func() {
 		_, err := s.TTRPCTaskService.CloseIO(ctx, &task.CloseIORequest{ID: id, ExecID: execID, Stdin: true})
 		if err != nil && !errdefs.IsNotFound(err) {
-			log.G(ctx).WithError(err).WithFields(log.Fields{"container_id": id, "exec_id": execID}).Debug("close stdin")
+			processKey{id, execID}.log(ctx).WithError(err).Debug("close stdin")
 		}
 	}
 }
@@ -242,49 +316,55 @@ func (s *taskService) stdinCloser(ctx context.Context, id, execID string) func()
 func (s *taskService) openIO(key processKey, uris stdioURIs) (*processIO, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, exists := s.io[key]; exists {
+	if _, exists := s.procs[key]; exists {
 		return nil, fmt.Errorf("process: %w", errdefs.ErrAlreadyExists)
 	}
 	pio, err := openProcessIO(ioRoot, s.stdio, uris)
 	if err != nil {
 		return nil, err
 	}
-	s.io[key] = pio
+	s.procs[key] = &guestProcess{io: pio, exited: make(chan struct{})}
 	return pio, nil
 }
 
-func (s *taskService) takeIO(key processKey) *processIO {
+func (s *taskService) process(key processKey) *guestProcess {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	pio := s.io[key]
-	delete(s.io, key)
-	return pio
+	return s.procs[key]
+}
+
+func (s *taskService) forget(key processKey) *guestProcess {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.procs[key]
+	delete(s.procs, key)
+	return p
 }
 
 // dropIO ends the streams of a process that never ran.
 func (s *taskService) dropIO(key processKey) {
-	if pio := s.takeIO(key); pio != nil {
-		pio.abort()
+	if p := s.forget(key); p != nil {
+		p.io.abort()
 	}
 }
 
 // finishIO ends the streams of a process that has ended.
 func (s *taskService) finishIO(ctx context.Context, key processKey) {
-	pio := s.takeIO(key)
-	if pio == nil {
+	p := s.forget(key)
+	if p == nil {
 		return
 	}
 	select {
-	case <-pio.opened:
+	case <-p.io.opened:
 	default:
 		// An exec that was never started: no one will ever write.
-		pio.abort()
+		p.io.abort()
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
-	if err := pio.finish(ctx); err != nil {
-		log.G(ctx).WithError(err).WithFields(log.Fields{"container_id": key.container, "exec_id": key.exec}).Warn("delete task")
+	if err := p.io.finish(ctx); err != nil {
+		key.log(ctx).WithError(err).Warn("delete task")
 	}
 }
 
@@ -292,10 +372,14 @@ func (s *taskService) execsOf(container string) []processKey {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var keys []processKey
-	for key := range s.io {
+	for key := range s.procs {
 		if key.container == container {
 			keys = append(keys, key)
 		}
 	}
 	return keys
+}
+
+func (k processKey) log(ctx context.Context) *log.Entry {
+	return log.G(ctx).WithFields(log.Fields{"container_id": k.container, "exec_id": k.exec})
 }
