@@ -40,10 +40,10 @@ type Container struct {
 
 	// Written by Create only, before ready.
 	vm            *vm
-	shares        []*share
 	unmountRootfs func(context.Context) error
 
 	mu        sync.Mutex
+	shares    []*share
 	processes map[string]*process // by exec id, init under ""
 }
 
@@ -111,6 +111,7 @@ func (c *Container) Kill(ctx context.Context, execID string, signal uint32, all 
 		return err
 	}
 	final := signal == 9 && execID == ""
+	caller := ctx
 	if final {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, killUnanswered)
@@ -120,7 +121,8 @@ func (c *Container) Kill(ctx context.Context, execID string, signal uint32, all 
 		_, err := c.vm.agent.task.Kill(ctx, &taskapi.KillRequest{ID: c.ID, ExecID: execID, Signal: signal, All: all})
 		return err
 	})
-	if final && errdefs.IsDeadlineExceeded(err) {
+	// A caller who has no patience left says nothing about the guest.
+	if final && errdefs.IsDeadlineExceeded(err) && caller.Err() == nil {
 		log.G(ctx).WithField("container", c.ID).WithError(err).Warn("the guest does not answer a SIGKILL: ending its machine")
 		return c.vm.destroy(ctx)
 	}
@@ -270,9 +272,17 @@ func (c *Container) machineDied(at time.Time) {
 	c.mu.Unlock()
 	for _, p := range ended {
 		p.streams().Abort()
-		if p.everStarted() || p.execID == "" {
-			c.processExited(p, Exit{Status: exitStatusKilled, At: at})
-		}
+		c.processEnded(p, Exit{Status: exitStatusKilled, At: at})
+	}
+}
+
+// processEnded is processExited for an end that the guest has not reported. An
+// exec that never ran has no exit to publish.
+func (c *Container) processEnded(p *process, e Exit) {
+	if p.execID == "" || p.everStarted() {
+		c.processExited(p, e)
+	} else {
+		p.endUnpublished(e)
 	}
 }
 
@@ -293,9 +303,11 @@ func (c *Container) createBundle(ctx context.Context, config any) error {
 		return fmt.Errorf("encode the guest's spec: %w", err)
 	}
 	req := &agentv1.CreateBundleRequest{Id: c.ID, Config: data}
+	c.mu.Lock()
 	for _, s := range c.shares {
 		req.Shares = append(req.Shares, s.proto())
 	}
+	c.mu.Unlock()
 	return c.call(ctx, "make the guest's bundle for", func(ctx context.Context) error {
 		_, err := c.vm.agent.bundle.Create(ctx, req)
 		return err
@@ -310,11 +322,14 @@ func (c *Container) deleteBundle(ctx context.Context) error {
 }
 
 func (c *Container) closeShares() error {
+	c.mu.Lock()
+	shares := c.shares
+	c.shares = nil
+	c.mu.Unlock()
 	var errs []error
-	for _, s := range c.shares {
+	for _, s := range shares {
 		errs = append(errs, s.close())
 	}
-	c.shares = nil
 	return errors.Join(errs...)
 }
 

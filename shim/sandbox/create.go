@@ -151,7 +151,9 @@ func (c *Container) serveShares(ctx context.Context, shares []bundle.Share, undo
 		if err != nil {
 			return err
 		}
+		c.mu.Lock()
 		c.shares = append(c.shares, sh)
+		c.mu.Unlock()
 	}
 	return nil
 }

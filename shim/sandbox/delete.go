@@ -27,18 +27,48 @@ func (c *Container) Delete(ctx context.Context, execID string) (Exit, error) {
 	}
 	p.streams().WaitDrained(ctx, deleteDrainIdle)
 	p.streams().Close()
+	if execID == "" {
+		c.endExecs()
+	}
+	e, err := c.lastWords(ctx, p)
+	if err != nil {
+		return Exit{}, err
+	}
 	if execID != "" {
 		c.removeProcess(p)
-		_, e := p.snapshot()
 		return e, nil
 	}
 
 	if err := c.remove(ctx); err != nil {
 		return Exit{}, err
 	}
-	_, e := p.snapshot()
-	c.sandbox.events.send(c.deleteEvent(e))
+	// Of two Deletes at the same time, one is the end.
+	if c.sandbox.forget(c) {
+		c.sandbox.events.send(c.deleteEvent(e))
+	}
 	return e, nil
+}
+
+// lastWords returns how a process ended. Its streams are closed, so nothing
+// holds that back for long.
+func (c *Container) lastWords(ctx context.Context, p *process) (Exit, error) {
+	ctx, cancel := context.WithTimeout(ctx, exitEventWait)
+	defer cancel()
+	e, err := p.wait(ctx)
+	if err != nil {
+		return Exit{}, fmt.Errorf("delete %s: %w", c.ID, err)
+	}
+	return e, nil
+}
+
+// endExecs ends what clients have left behind in a container whose init is
+// gone. The guest has reported every exit before init's; where it has not, the
+// kernel has killed the process with init.
+func (c *Container) endExecs() {
+	for _, x := range c.execs() {
+		x.streams().Close()
+		c.processEnded(x, Exit{Status: exitStatusKilled, At: time.Now()})
+	}
 }
 
 // deleteInGuest has the guest forget the process and waits for its exit to be
@@ -55,22 +85,20 @@ func (c *Container) deleteInGuest(ctx context.Context, p *process) error {
 	case err != nil:
 		return err
 	}
-	if p.execID != "" && !p.everStarted() {
-		return nil
+	if p.execID == "" || p.everStarted() {
+		ctx, cancel := context.WithTimeout(ctx, exitEventWait)
+		defer cancel()
+		if _, err := p.wait(ctx); err == nil {
+			return nil
+		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, exitEventWait)
-	defer cancel()
-	if _, err := p.wait(ctx); err == nil {
-		return nil
+	// A process deleted before it was started ends without an event. For one
+	// whose output is still on its way this changes nothing.
+	e := Exit{Status: exitStatusKilled, At: time.Now()}
+	if resp != nil {
+		e = Exit{Status: resp.ExitStatus, At: resp.ExitedAt.AsTime()}
 	}
-	// A container deleted before it was started ends without an event.
-	if resp == nil {
-		return fmt.Errorf("delete %s: its exit is unknown: %w", c.ID, errdefs.ErrUnavailable)
-	}
-	p.exitSeen.Do(func() {
-		p.finish(Exit{Status: resp.ExitStatus, At: resp.ExitedAt.AsTime()})
-		close(p.published)
-	})
+	p.endUnpublished(e)
 	return nil
 }
 
@@ -96,9 +124,5 @@ func (c *Container) remove(ctx context.Context) error {
 	if err := c.closeShares(); err != nil {
 		return err
 	}
-	if err := c.unmountRootfs(ctx); err != nil {
-		return err
-	}
-	c.sandbox.forget(c)
-	return nil
+	return c.unmountRootfs(ctx)
 }

@@ -110,6 +110,15 @@ func (p *process) finish(e Exit) {
 	close(p.exited)
 }
 
+// endUnpublished is the end of a process of which no exit will be seen, and
+// none is published: it never ran. Whoever waits for it is told.
+func (p *process) endUnpublished(e Exit) {
+	p.exitSeen.Do(func() {
+		p.finish(e)
+		close(p.published)
+	})
+}
+
 // wait blocks until the process has exited and its output has drained.
 func (p *process) wait(ctx context.Context) (Exit, error) {
 	select {

@@ -107,12 +107,15 @@ func (s *Sandbox) reserve(c *Container) error {
 	return nil
 }
 
-func (s *Sandbox) forget(c *Container) {
+// forget gives the id free, and reports whether it was still c's.
+func (s *Sandbox) forget(c *Container) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.containers[c.ID] == c {
-		delete(s.containers, c.ID)
+	if s.containers[c.ID] != c {
+		return false
 	}
+	delete(s.containers, c.ID)
+	return true
 }
 
 // machine returns the sandbox's machine, and boots it for the first caller.
