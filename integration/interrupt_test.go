@@ -73,21 +73,23 @@ func testInterrupt(r *rig, signal unix.Signal) {
 	}
 }
 
-// isRunning is nil once a shim of the runtime is there, and so a container is
-// on its way.
+// isRunning is nil once a shim of the runtime is there, or its machine, and so a
+// container is on its way.
 func isRunning(runtime string) error {
-	names := strings.Split(runtime, ".")
-	want := fmt.Sprintf("containerd-shim-%s-%s", names[2], names[3])
+	want := "qemu-system-"
+	if runtime == lab.RuntimeRunc {
+		want = "containerd-shim-runc-v2"
+	}
 	all, err := lab.Processes()
 	if err != nil {
 		return err
 	}
 	for _, p := range all {
-		if filepath.Base(p.Args[0]) == want {
+		if strings.HasPrefix(filepath.Base(p.Args[0]), want) {
 			return nil
 		}
 	}
-	return fmt.Errorf("no %s yet", want)
+	return fmt.Errorf("no process %s yet", want)
 }
 
 // isAlone is nil once there are no processes but the lab's own.

@@ -34,6 +34,17 @@ func (l *Lab) Command(ctx context.Context, args ...string) *exec.Cmd {
 	return l.Tool(ctx, "ctr", args...)
 }
 
+// Shim is this repository's shim with args, in the environment that containerd
+// gives to shims.
+func (l *Lab) Shim(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, filepath.Join(l.repo, artifacts.shimDir, "containerd-shim-bhyve-v2"), args...)
+	cmd.Env = append(l.Env(), "TTRPC_ADDRESS="+containerdAddress+".ttrpc")
+	return cmd
+}
+
+// Address is containerd's socket.
+func (l *Lab) Address() string { return containerdAddress }
+
 // Tool is Command for another of the programs that were built for the tests.
 func (l *Lab) Tool(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(l.repo, artifacts.toolDir, name), args...)
