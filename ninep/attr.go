@@ -129,12 +129,13 @@ func (s *session) setattr(d *decoder, r *reply) error {
 	}
 	defer s.put(f)
 	n := f.current()
-	fd, err := s.changeable(n)
+	fd, err := s.pinForChange(n)
 	if err != nil {
 		return err
 	}
+	defer s.pins.unpin(n)
 	if valid&setSize != 0 {
-		if err := truncate(f, n, size); err != nil {
+		if err := truncate(f, n.typ, fd, size); err != nil {
 			return err
 		}
 	}
@@ -168,11 +169,11 @@ func (s *session) setattr(d *decoder, r *reply) error {
 	return nil
 }
 
-func truncate(f *fid, n *node, size uint64) error {
+func truncate(f *fid, typ uint32, fd int, size uint64) error {
 	switch {
-	case n.typ == typeDir:
+	case typ == typeDir:
 		return linuxEISDIR
-	case n.typ != typeRegular:
+	case typ != typeRegular:
 		return linuxEINVAL
 	case size > math.MaxInt64:
 		return linuxEFBIG
@@ -180,7 +181,7 @@ func truncate(f *fid, n *node, size uint64) error {
 	if file, err := f.file(); err == nil && file.writable {
 		return ftruncate(file.fd, int64(size))
 	}
-	fd, err := hostReopenForWrite(n.fd)
+	fd, err := hostReopenForWrite(fd)
 	if err != nil {
 		return err
 	}
@@ -208,10 +209,15 @@ func (s *session) statfs(d *decoder, r *reply) error {
 	}
 	defer s.put(f)
 	n := f.current()
-	if n.fd < 0 {
+	if n.synthetic() {
 		n = s.tree.only
 	}
-	st, err := hostStatfs(n.fd)
+	fd, err := s.pins.pin(n)
+	if err != nil {
+		return err
+	}
+	defer s.pins.unpin(n)
+	st, err := hostStatfs(fd)
 	if err != nil {
 		return err
 	}
@@ -242,7 +248,12 @@ func (s *session) readlink(d *decoder, r *reply) error {
 	if n.typ != typeSymlink {
 		return linuxEINVAL
 	}
-	target, err := hostReadlink(n.fd)
+	fd, err := s.pins.pin(n)
+	if err != nil {
+		return err
+	}
+	defer s.pins.unpin(n)
+	target, err := hostReadlink(fd)
 	if err != nil {
 		return err
 	}

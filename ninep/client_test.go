@@ -356,6 +356,10 @@ func serveDir(t testing.TB, opts Options) (*Tree, string) {
 
 func serveAt(t testing.TB, path string, serve func(string, Options) (*Tree, error), opts Options) *Tree {
 	t.Helper()
+	if opts.MaxPinned == 0 {
+		// So few that finding files again is what all tests are about.
+		opts.MaxPinned = 2
+	}
 	before := openDescriptors(t)
 	tree, err := serve(path, opts)
 	if err != nil {

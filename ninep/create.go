@@ -42,10 +42,11 @@ func (s *session) lcreate(d *decoder, r *reply) error {
 	if f.use.Load() != nil {
 		return linuxEBADF
 	}
-	dirFD, err := s.changeableDir(f.node, name)
+	dirFD, err := s.pinForEntry(f.node, name)
 	if err != nil {
 		return err
 	}
+	defer s.pins.unpin(f.node)
 	for range createAttempts {
 		file, q, err := s.createFile(f, dirFD, name, flags, mode, gid)
 		if errors.Is(err, unix.EEXIST) && flags&openExclusive == 0 {
@@ -75,7 +76,7 @@ func (s *session) createFile(f *fid, dirFD int, name string, flags, mode, gid ui
 	}
 	n, q, err := s.lookup(f.node, name)
 	if err == nil {
-		err = s.adopt(fd, n, f, mode, gid)
+		err = adopt(fd, n, f, mode, gid)
 		if err != nil {
 			n.release()
 		}
@@ -99,23 +100,19 @@ func undoCreate(dirFD int, name string, dir bool, why error) {
 // adopt makes sure that n, found by name, is the file that fd just created,
 // and gives it its owner and mode. In this order: changing the owner clears
 // setuid and setgid.
-func (s *session) adopt(fd int, n *node, f *fid, mode, gid uint32) error {
+func adopt(fd int, n *node, f *fid, mode, gid uint32) error {
 	created, err := hostStat(fd)
 	if err != nil {
 		return err
 	}
-	found, err := hostStat(n.fd)
-	if err != nil {
-		return err
-	}
-	if created.dev != found.dev || created.ino != found.ino {
+	if created.dev != n.id.dev || created.ino != n.id.ino {
 		return linuxESTALE
 	}
 	uid, g := f.owner(gid)
-	if err := hostChown(n.fd, uid, g); err != nil {
+	if err := hostChown(fd, uid, g); err != nil {
 		return err
 	}
-	return hostChmod(n.fd, mode&modeBits)
+	return hostChmod(fd, mode&modeBits)
 }
 
 func (s *session) openExisting(f *fid, name string, flags uint32) (*openFile, qid, error) {
@@ -186,10 +183,11 @@ func (s *session) makeEntry(r *reply, dirID uint32, name string, gid, mode uint3
 	}
 	defer s.put(dir)
 	parent := dir.current()
-	dirFD, err := s.changeableDir(parent, name)
+	dirFD, err := s.pinForEntry(parent, name)
 	if err != nil {
 		return err
 	}
+	defer s.pins.unpin(parent)
 	if err := create(dirFD); err != nil {
 		return err
 	}
@@ -211,14 +209,19 @@ func (s *session) ownEntry(dir *fid, parent *node, name string, gid, mode uint32
 	if n.typ != mode&typeMask {
 		return qid{}, linuxESTALE
 	}
+	fd, err := s.pins.pin(n)
+	if err != nil {
+		return qid{}, err
+	}
+	defer s.pins.unpin(n)
 	uid, g := dir.owner(gid)
-	if err := hostChown(n.fd, uid, g); err != nil {
+	if err := hostChown(fd, uid, g); err != nil {
 		return qid{}, err
 	}
 	if n.typ == typeSymlink {
 		return q, nil
 	}
-	return q, hostChmod(n.fd, mode&modeBits)
+	return q, hostChmod(fd, mode&modeBits)
 }
 
 // link answers Tlink: dfid[4] fid[4] name[s].
@@ -237,11 +240,18 @@ func (s *session) link(d *decoder, r *reply) error {
 		return err
 	}
 	defer s.put(f)
-	dirFD, err := s.changeableDir(dir.current(), name)
+	parent, n := dir.current(), f.current()
+	dirFD, err := s.pinForEntry(parent, name)
 	if err != nil {
 		return err
 	}
-	return hostLink(f.current().fd, dirFD, name)
+	defer s.pins.unpin(parent)
+	fd, err := s.pins.pin(n)
+	if err != nil {
+		return err
+	}
+	defer s.pins.unpin(n)
+	return hostLink(fd, dirFD, name)
 }
 
 // renameat answers Trenameat: olddirfid[4] oldname[s] newdirfid[4] newname[s].
@@ -260,15 +270,27 @@ func (s *session) renameat(d *decoder, r *reply) error {
 		return err
 	}
 	defer s.put(newDir)
-	oldFD, err := s.changeableDir(oldDir.current(), oldName)
+	from, to := oldDir.current(), newDir.current()
+	oldFD, err := s.pinForEntry(from, oldName)
 	if err != nil {
 		return err
 	}
-	newFD, err := s.changeableDir(newDir.current(), newName)
+	defer s.pins.unpin(from)
+	newFD, err := s.pinForEntry(to, newName)
 	if err != nil {
 		return err
 	}
-	return hostRename(oldFD, oldName, newFD, newName)
+	defer s.pins.unpin(to)
+	moved, replaced := s.pins.moving(from, oldName), s.pins.moving(to, newName)
+	defer s.pins.done(moved)
+	defer s.pins.done(replaced)
+	if err := hostRename(oldFD, oldName, newFD, newName); err != nil {
+		return err
+	}
+	// In this order: an entry renamed to itself stays.
+	s.pins.removed(replaced)
+	s.pins.renamed(moved, to, newName)
+	return nil
 }
 
 // unlinkat answers Tunlinkat: dirfd[4] name[s] flags[4].
@@ -285,9 +307,17 @@ func (s *session) unlinkat(d *decoder, r *reply) error {
 		return err
 	}
 	defer s.put(f)
-	dirFD, err := s.changeableDir(f.current(), name)
+	dir := f.current()
+	dirFD, err := s.pinForEntry(dir, name)
 	if err != nil {
 		return err
 	}
-	return hostUnlink(dirFD, name, flags != 0)
+	defer s.pins.unpin(dir)
+	removed := s.pins.moving(dir, name)
+	defer s.pins.done(removed)
+	if err := hostUnlink(dirFD, name, flags != 0); err != nil {
+		return err
+	}
+	s.pins.removed(removed)
+	return nil
 }

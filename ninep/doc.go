@@ -1,11 +1,11 @@
 // Package ninep serves a host directory, or a single host file, to a guest
 // kernel's v9fs client as 9P2000.L.
 //
-// The client is not trusted. Every fid holds an open descriptor that refers to
-// its file without giving access to it (O_PATH), and everything is reached
-// from there: a walk opens one component at a time and never follows a
-// symbolic link, opening for I/O reopens the fid's own descriptor, and no host
-// path is ever built from what the client sent. Special files can be created,
+// The client is not trusted. Files are known by descriptors that give no access
+// to their content (O_PATH), and everything is reached from there: a walk opens
+// one component at a time and never follows a symbolic link, opening for I/O
+// reopens the file's own descriptor, and no host path is ever built from what
+// the client sent. Special files can be created,
 // renamed and removed, but never opened: their meaning belongs to the guest's
 // kernel. What one session can hold (descriptors, memory, requests in flight)
 // is bounded, and a malformed message ends it.

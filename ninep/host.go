@@ -66,6 +66,15 @@ func seekDir(fd int, offset int64) error {
 	return err
 }
 
+// descriptorLimit is how many descriptors the process may have.
+func descriptorLimit() int {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return 1024
+	}
+	return int(min(uint64(limit.Cur), 1<<20))
+}
+
 // hostOpenRoot opens what a tree starts from, following symbolic links.
 func hostOpenRoot(path string) (int, error) {
 	return ignoreEINTRInt(func() (int, error) {

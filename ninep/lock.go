@@ -61,7 +61,7 @@ func (t *lockTable) acquire(key lockKey) *locker {
 // create is acquire for a fid that is to be the reason for the locks: they go
 // when it goes, because closing any descriptor of a file drops its process's
 // locks. It opens the descriptor if the owner had none.
-func (t *lockTable) create(key lockKey, f *fid, n *node) (*locker, error) {
+func (t *lockTable) create(key lockKey, f *fid, file *openFile) (*locker, error) {
 	if l := t.attach(key, f, -1); l != nil {
 		return l, nil
 	}
@@ -71,9 +71,9 @@ func (t *lockTable) create(key lockKey, f *fid, n *node) (*locker, error) {
 	if full {
 		return nil, linuxENOLCK
 	}
-	fd, err := hostReopen(n.fd, unix.O_RDWR)
+	fd, err := hostReopen(file.fd, unix.O_RDWR)
 	if err != nil {
-		if fd, err = hostReopen(n.fd, unix.O_RDONLY); err != nil {
+		if fd, err = hostReopen(file.fd, unix.O_RDONLY); err != nil {
 			return nil, err
 		}
 	}
@@ -140,9 +140,9 @@ func rangeOf(start, length uint64) (byteRange, error) {
 	return byteRange{int64(start), int64(length)}, nil
 }
 
-// lockable returns the fid's node and the owner's key, or an error if nothing
+// lockable returns the fid's open file and the owner's key, or an error if nothing
 // can be locked there.
-func (s *session) lockable(f *fid, proc uint32, client string) (*node, lockKey, error) {
+func (s *session) lockable(f *fid, proc uint32, client string) (*openFile, lockKey, error) {
 	file, err := f.file()
 	if err != nil {
 		return nil, lockKey{}, err
@@ -150,11 +150,11 @@ func (s *session) lockable(f *fid, proc uint32, client string) (*node, lockKey, 
 	if file.node.typ != typeRegular {
 		return nil, lockKey{}, linuxEINVAL
 	}
-	a, err := hostStat(file.node.fd)
+	a, err := hostStat(file.fd)
 	if err != nil {
 		return nil, lockKey{}, err
 	}
-	return file.node, lockKey{dev: a.dev, ino: a.ino, client: client, proc: proc}, nil
+	return file, lockKey{dev: a.dev, ino: a.ino, client: client, proc: proc}, nil
 }
 
 // lock answers Tlock: fid[4] type[1] flags[4] start[8] length[8] proc_id[4]
@@ -178,7 +178,7 @@ func (s *session) lock(d *decoder, r *reply) error {
 	if typ > lockUnlock || len(client) > maxName {
 		return linuxEINVAL
 	}
-	n, key, err := s.lockable(f, proc, client)
+	file, key, err := s.lockable(f, proc, client)
 	if err != nil {
 		return err
 	}
@@ -193,7 +193,7 @@ func (s *session) lock(d *decoder, r *reply) error {
 			r.u8(lockSuccess)
 			return nil
 		}
-	} else if l, err = s.locks.create(key, f, n); err != nil {
+	} else if l, err = s.locks.create(key, f, file); err != nil {
 		return err
 	}
 	defer s.locks.release(l)
@@ -228,16 +228,20 @@ func (s *session) getlock(d *decoder, r *reply) error {
 	if err != nil {
 		return err
 	}
-	if typ > lockWrite || len(client) > maxName {
+	if typ > lockUnlock || len(client) > maxName {
 		return linuxEINVAL
 	}
-	n, key, err := s.lockable(f, proc, client)
+	// Linux's client always says lockUnlock: any lock is of interest.
+	if typ == lockUnlock {
+		typ = lockWrite
+	}
+	file, key, err := s.lockable(f, proc, client)
 	if err != nil {
 		return err
 	}
 	holder := uint8(lockUnlock)
 	if !s.tree.opts.Exclusive {
-		holder, extent, err = s.findLock(n, key, typ, extent)
+		holder, extent, err = s.findLock(file, key, typ, extent)
 		if err != nil {
 			return err
 		}
@@ -252,12 +256,12 @@ func (s *session) getlock(d *decoder, r *reply) error {
 
 // findLock asks the host, as the owner if it has locks: its own are not in its
 // way.
-func (s *session) findLock(n *node, key lockKey, typ uint8, extent byteRange) (uint8, byteRange, error) {
+func (s *session) findLock(file *openFile, key lockKey, typ uint8, extent byteRange) (uint8, byteRange, error) {
 	if l := s.locks.acquire(key); l != nil {
 		defer s.locks.release(l)
 		return hostFindLock(l.fd, typ, extent)
 	}
-	fd, err := hostReopen(n.fd, unix.O_RDONLY)
+	fd, err := hostReopen(file.fd, unix.O_RDONLY)
 	if err != nil {
 		return 0, extent, err
 	}

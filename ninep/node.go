@@ -2,7 +2,6 @@ package ninep
 
 import (
 	"strings"
-	"sync/atomic"
 )
 
 // File types as Linux's and FreeBSD's st_mode have them.
@@ -21,37 +20,6 @@ const (
 	modeExecGrp = 0o0010
 	modeBits    = 0o7777
 )
-
-// node is a file of the host, pinned by a descriptor that gives no access to
-// its content. Fids that were cloned from each other share it. Everything but
-// the reference count is immutable.
-type node struct {
-	// fd is -1 for the directory that SingleFile makes up.
-	fd  int
-	typ uint32
-	// parent is where the node was found, kept alive because ".." leads there
-	// and only there: asking the host for ".." could leave the tree after a
-	// rename on the host. nil at the root.
-	parent *node
-	// live counts the session's nodes; nil for those of the tree.
-	live *atomic.Int64
-	refs atomic.Int32
-}
-
-func (n *node) retain() *node {
-	n.refs.Add(1)
-	return n
-}
-
-func (n *node) release() {
-	for n != nil && n.refs.Add(-1) == 0 {
-		closeFD(n.fd)
-		if n.live != nil {
-			n.live.Add(-1)
-		}
-		n = n.parent
-	}
-}
 
 // checkName refuses what is not the name of a single directory entry.
 func checkName(name string) error {
@@ -77,37 +45,56 @@ func (s *session) lookup(n *node, name string) (*node, qid, error) {
 	if err := checkName(name); err != nil {
 		return nil, qid{}, err
 	}
-	if n.fd < 0 {
+	if n.synthetic() {
 		if name != s.tree.onlyName {
 			return nil, qid{}, linuxENOENT
 		}
 		return s.named(s.tree.only)
 	}
-	fd, err := hostOpenAt(n.fd, name)
+	dirFD, err := s.pins.pin(n)
 	if err != nil {
 		return nil, qid{}, err
 	}
-	return s.newNode(fd, n)
+	defer s.pins.unpin(n)
+	fd, err := hostOpenAt(dirFD, name)
+	if err != nil {
+		return nil, qid{}, err
+	}
+	a, err := hostStat(fd)
+	if err != nil {
+		closeFD(fd)
+		return nil, qid{}, err
+	}
+	found, err := s.pins.add(fd, a, n, name)
+	if err != nil {
+		return nil, qid{}, err
+	}
+	return found, s.tree.qidOf(a), nil
 }
 
-// lookupParent answers "..", clamped at the root. A directory that has been
-// moved since it was walked to has no parent that this session knows.
+// lookupParent answers "..", clamped at the root. A directory that somebody
+// else has moved since it was walked to has no parent that this session knows.
 func (s *session) lookupParent(n *node) (*node, qid, error) {
-	if n.parent == nil {
+	if n.pins == nil {
 		return s.named(n)
 	}
-	want, err := hostStat(n.parent.fd)
+	fd, err := s.pins.pin(n)
 	if err != nil {
 		return nil, qid{}, err
 	}
-	got, err := hostStatParent(n.fd)
+	defer s.pins.unpin(n)
+	above, err := hostStatParent(fd)
 	if err != nil {
 		return nil, qid{}, err
 	}
-	if got.dev != want.dev || got.ino != want.ino {
+	s.pins.mu.Lock()
+	parent := n.parent.retain()
+	s.pins.mu.Unlock()
+	if above.dev != parent.id.dev || above.ino != parent.id.ino {
+		parent.release()
 		return nil, qid{}, linuxESTALE
 	}
-	return n.parent.retain(), s.tree.qidOf(want), nil
+	return parent, s.tree.qidOf(above), nil
 }
 
 func (s *session) named(n *node) (*node, qid, error) {
@@ -118,58 +105,45 @@ func (s *session) named(n *node) (*node, qid, error) {
 	return n.retain(), s.qidOf(n, a), nil
 }
 
-// newNode takes over fd, also when it fails.
-func (s *session) newNode(fd int, parent *node) (*node, qid, error) {
-	if s.nodes.Add(1) > int64(s.tree.opts.MaxFids) {
-		s.nodes.Add(-1)
-		closeFD(fd)
-		return nil, qid{}, linuxENFILE
-	}
-	a, err := hostStat(fd)
-	if err != nil {
-		s.nodes.Add(-1)
-		closeFD(fd)
-		return nil, qid{}, err
-	}
-	n := &node{fd: fd, typ: a.mode & typeMask, parent: parent.retain(), live: &s.nodes}
-	n.refs.Store(1)
-	return n, s.tree.qidOf(a), nil
-}
-
 // syntheticPath is the inode number of the directory that SingleFile makes up:
 // one that file systems do not get to.
 const syntheticPath = 1<<62 + 0x9b
 
 func (s *session) stat(n *node) (attr, error) {
-	if n.fd >= 0 {
-		return hostStat(n.fd)
+	if n.synthetic() {
+		return attr{mode: typeDir | 0o555, nlink: 2, blksize: 4096, ino: syntheticPath, dev: s.tree.dev}, nil
 	}
-	return attr{mode: typeDir | 0o555, nlink: 2, blksize: 4096, ino: syntheticPath, dev: s.tree.dev}, nil
+	fd, err := s.pins.pin(n)
+	if err != nil {
+		return attr{}, err
+	}
+	defer s.pins.unpin(n)
+	return hostStat(fd)
 }
 
 func (s *session) qidOf(n *node, a attr) qid {
-	if n.fd < 0 {
+	if n.synthetic() {
 		return qid{typ: qidDir, path: syntheticPath}
 	}
 	return s.tree.qidOf(a)
 }
 
-// changeable returns n's descriptor if the tree lets the client change n.
-func (s *session) changeable(n *node) (int, error) {
-	if s.tree.opts.ReadOnly || n.fd < 0 {
+// pinForChange is pin, if the tree lets the client change n.
+func (s *session) pinForChange(n *node) (int, error) {
+	if s.tree.opts.ReadOnly || n.synthetic() {
 		return -1, linuxEROFS
 	}
-	return n.fd, nil
+	return s.pins.pin(n)
 }
 
-// changeableDir is changeable for the directory that an entry called name is
+// pinForEntry is pinForChange for the directory that an entry called name is
 // to be made, removed or renamed in.
-func (s *session) changeableDir(n *node, name string) (int, error) {
+func (s *session) pinForEntry(n *node, name string) (int, error) {
 	if n.typ != typeDir {
 		return -1, linuxENOTDIR
 	}
 	if err := checkName(name); err != nil {
 		return -1, err
 	}
-	return s.changeable(n)
+	return s.pinForChange(n)
 }

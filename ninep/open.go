@@ -98,10 +98,15 @@ func (s *session) open(n *node, flags uint32) (*openFile, error) {
 	if n.typ == typeDir {
 		file.dir = &dirStream{}
 	}
-	if n.fd < 0 {
+	if n.synthetic() {
 		return file, nil
 	}
-	file.fd, err = hostReopen(n.fd, host)
+	fd, err := s.pins.pin(n)
+	if err != nil {
+		return nil, err
+	}
+	defer s.pins.unpin(n)
+	file.fd, err = hostReopen(fd, host)
 	if err != nil {
 		return nil, err
 	}
@@ -241,7 +246,7 @@ func dropPrivilegeBits(f *fid, file *openFile) error {
 	if f.uid == 0 || f.uid == noUID {
 		return nil
 	}
-	a, err := hostStat(file.node.fd)
+	a, err := hostStat(file.fd)
 	if err != nil {
 		return err
 	}
@@ -253,7 +258,7 @@ func dropPrivilegeBits(f *fid, file *openFile) error {
 	if kept == a.mode {
 		return nil
 	}
-	return hostChmod(file.node.fd, kept&modeBits)
+	return hostChmod(file.fd, kept&modeBits)
 }
 
 // fsync answers Tfsync: fid[4] datasync[4].

@@ -114,7 +114,7 @@ func (s *session) putEntry(r *reply, dir *node, e dirEntry) {
 	}
 	// The number of the directory above the root is none of the client's
 	// business.
-	if dir.parent == nil && string(e.name) == ".." {
+	if dir.pins == nil && string(e.name) == ".." {
 		if a, err := s.stat(dir); err == nil {
 			q.path = a.ino
 		}

@@ -2,6 +2,7 @@ package ninep
 
 import (
 	"bufio"
+	"container/list"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -37,7 +38,7 @@ type session struct {
 	fids  fidTable
 	locks lockTable
 
-	nodes      atomic.Int64
+	pins       pinTable
 	xattrBytes atomic.Int64
 
 	inFlight inFlight
@@ -46,11 +47,15 @@ type session struct {
 
 func newSession(t *Tree, conn net.Conn, fail context.CancelCauseFunc) *session {
 	return &session{
-		tree:     t,
-		conn:     conn,
-		fail:     fail,
-		fids:     fidTable{fids: make(map[uint32]*fid), max: t.opts.MaxFids},
-		locks:    lockTable{lockers: make(map[lockKey]*locker)},
+		tree:  t,
+		conn:  conn,
+		fail:  fail,
+		fids:  fidTable{fids: make(map[uint32]*fid), max: t.opts.MaxFids},
+		locks: lockTable{lockers: make(map[lockKey]*locker)},
+		pins: pinTable{
+			budget: t.opts.MaxPinned, maxNodes: t.opts.MaxFids, birth: t.birthIsStable,
+			idle: list.New(), byName: make(map[entryName]map[*node]struct{}),
+		},
 		inFlight: newInFlight(),
 	}
 }

@@ -10,10 +10,14 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// defaultMaxFids is enough for the guest to have a large source tree cached
-// (v9fs holds a fid per cached directory entry), and well below the descriptor
-// limit that containerd is usually started with.
-const defaultMaxFids = 1 << 17
+const (
+	// defaultMaxFids is enough for a guest to have a very large source tree
+	// cached (v9fs holds a fid per cached directory entry); a fid and its node
+	// take some 400 bytes.
+	defaultMaxFids = 1 << 19
+	// defaultMaxPinned is what hardly any workload exceeds.
+	defaultMaxPinned = 4096
+)
 
 // Options say how a tree is served.
 type Options struct {
@@ -25,9 +29,13 @@ type Options struct {
 	// alone, and the host is not asked. Needed for locks on FreeBSD, which
 	// has none that belong to a descriptor.
 	Exclusive bool
-	// MaxFids bounds the files that one session may refer to at a time. Each
-	// costs a descriptor, and a second one while open. 0 means 131072.
+	// MaxFids bounds the files that one session may refer to at a time. 0
+	// means 524288.
 	MaxFids int
+	// MaxPinned is how many of these the session keeps a descriptor for while
+	// they are not used; each open file has a descriptor besides. 0 means 4096,
+	// or a quarter of the process's limit if that is less.
+	MaxPinned int
 }
 
 // Tree is a directory or a single file that can be served. It holds
@@ -85,7 +93,6 @@ func SingleFile(path string, opts Options) (*Tree, error) {
 	}
 	root := &node{fd: -1, typ: typeDir}
 	root.refs.Store(1)
-	n.parent = root.retain()
 	t := newTree(root, a, opts)
 	t.only, t.onlyName = n, name
 	return t, nil
@@ -104,7 +111,7 @@ func openRoot(path string) (*node, attr, error) {
 		closeFD(fd)
 		return nil, attr{}, fmt.Errorf("serve %s: %w", path, err)
 	}
-	n := &node{fd: fd, typ: a.mode & typeMask}
+	n := &node{fd: fd, typ: a.mode & typeMask, id: identity{dev: a.dev, ino: a.ino}}
 	n.refs.Store(1)
 	return n, a, nil
 }
@@ -112,6 +119,9 @@ func openRoot(path string) (*node, attr, error) {
 func newTree(root *node, a attr, opts Options) *Tree {
 	if opts.MaxFids <= 0 {
 		opts.MaxFids = defaultMaxFids
+	}
+	if opts.MaxPinned <= 0 {
+		opts.MaxPinned = min(defaultMaxPinned, descriptorLimit()/4)
 	}
 	t := &Tree{opts: opts, root: root, dev: a.dev}
 	if root.fd >= 0 {

@@ -116,7 +116,12 @@ func (s *session) clunk(d *decoder, r *reply) error {
 	}
 	defer s.put(f)
 	if u := f.use.Load(); u != nil && u.xattrWrite != nil {
-		return u.xattrWrite.commit(f.node)
+		fd, err := s.pins.pin(f.node)
+		if err != nil {
+			return err
+		}
+		defer s.pins.unpin(f.node)
+		return u.xattrWrite.commit(fd, f.node.typ)
 	}
 	return nil
 }

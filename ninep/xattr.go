@@ -57,7 +57,7 @@ func (s *session) xattrwalk(d *decoder, r *reply) error {
 	}
 	defer s.put(f)
 	n := f.current()
-	data, err := readXattr(n, name)
+	data, err := s.readXattr(n, name)
 	if err != nil {
 		return err
 	}
@@ -73,17 +73,22 @@ func (s *session) xattrwalk(d *decoder, r *reply) error {
 	return nil
 }
 
-func readXattr(n *node, name string) ([]byte, error) {
-	if n.fd < 0 {
+func (s *session) readXattr(n *node, name string) ([]byte, error) {
+	if n.synthetic() {
 		return nil, linuxEOPNOTSUPP
 	}
+	fd, err := s.pins.pin(n)
+	if err != nil {
+		return nil, err
+	}
+	defer s.pins.unpin(n)
 	if name == "" {
-		return hostListXattr(n.fd, n.typ)
+		return hostListXattr(fd, n.typ)
 	}
 	if err := checkXattrName(name); err != nil {
 		return nil, err
 	}
-	return hostGetXattr(n.fd, n.typ, name)
+	return hostGetXattr(fd, n.typ, name)
 }
 
 // reserveXattr accounts for n bytes; put gives them back.
@@ -110,8 +115,8 @@ func (s *session) xattrcreate(d *decoder, r *reply) error {
 	if f.use.Load() != nil {
 		return linuxEBADF
 	}
-	if _, err := s.changeable(f.node); err != nil {
-		return err
+	if s.tree.opts.ReadOnly || f.node.synthetic() {
+		return linuxEROFS
 	}
 	if err := checkXattrName(name); err != nil {
 		return err
@@ -147,7 +152,7 @@ func (w *xattrWrite) write(offset uint64, data []byte) error {
 // commit sets or removes the attribute. Nothing in the protocol says which:
 // removexattr(2) comes as an empty value that must replace one, and that is
 // taken for a removal, while any other empty value is set.
-func (w *xattrWrite) commit(n *node) error {
+func (w *xattrWrite) commit(fd int, typ uint32) error {
 	w.mu.Lock()
 	value, complete := w.value, w.filled == len(w.value)
 	w.mu.Unlock()
@@ -155,7 +160,7 @@ func (w *xattrWrite) commit(n *node) error {
 		return linuxEINVAL
 	}
 	if len(value) == 0 && w.flags == xattrReplace {
-		return hostRemoveXattr(n.fd, n.typ, w.name)
+		return hostRemoveXattr(fd, typ, w.name)
 	}
-	return hostSetXattr(n.fd, n.typ, w.name, value, w.flags)
+	return hostSetXattr(fd, typ, w.name, value, w.flags)
 }
