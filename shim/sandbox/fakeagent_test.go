@@ -45,6 +45,7 @@ type fakeAgent struct {
 	bundles map[string]bool
 	tasks   map[string]bool // "container/exec"
 	streams map[string]*net.TCPConn
+	control []net.Conn
 	frozen  bool
 	sent    []*agentv1.Envelope
 	more    chan struct{}
@@ -77,10 +78,35 @@ func (a *fakeAgent) serve() {
 		}
 		a.listeners[port] = l
 		if port == agentproto.PortControl {
-			a.wg.Go(func() { _ = server.Serve(a.ctx, l) })
+			a.wg.Go(func() { _ = server.Serve(a.ctx, controlListener{l, a}) })
 		} else {
 			a.wg.Go(func() { a.accept(l) })
 		}
+	}
+}
+
+// controlListener keeps what it accepts, to be cut.
+type controlListener struct {
+	net.Listener
+	agent *fakeAgent
+}
+
+func (l controlListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err == nil {
+		l.agent.mu.Lock()
+		l.agent.control = append(l.agent.control, conn)
+		l.agent.mu.Unlock()
+	}
+	return conn, err
+}
+
+// cut closes the control connections.
+func (a *fakeAgent) cut() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, c := range a.control {
+		c.Close()
 	}
 }
 
