@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/containerd/log"
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
@@ -25,9 +26,9 @@ const modulesList = "/etc/modules.list"
 func Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if err := log.SetLevel("warn"); err != nil {
-		return err
-	}
+	// The console is slow, and read by people: what matters, without colours.
+	log.L.Logger.SetLevel(log.WarnLevel)
+	log.L.Logger.SetFormatter(&logrus.TextFormatter{DisableColors: true, DisableTimestamp: true})
 
 	if err := leaveInitramfs(); err != nil {
 		return err

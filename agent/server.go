@@ -26,8 +26,9 @@ type server struct {
 	ninep   *streams
 	events  *eventLog
 	system  *system
-	// tasks tells containerd's task service to end.
-	tasks shutdown.Service
+	tasks   *taskService
+	// endTasks tells containerd's task service to end.
+	endTasks shutdown.Service
 }
 
 func newServer(ctx context.Context) (*server, error) {
@@ -35,21 +36,21 @@ func newServer(ctx context.Context) (*server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("control server: %w", err)
 	}
-	ctx, tasks := shutdown.WithShutdown(ctx)
+	ctx, endTasks := shutdown.WithShutdown(ctx)
 	s := &server{
-		control: control,
-		stdio:   newStreams(),
-		ninep:   newStreams(),
-		events:  newEventLog(),
-		system:  newSystem(),
-		tasks:   tasks,
+		control:  control,
+		stdio:    newStreams(),
+		ninep:    newStreams(),
+		events:   newEventLog(),
+		system:   newSystem(),
+		endTasks: endTasks,
 	}
 	bundles := newBundles(s.ninep)
-	tasksvc, err := newTaskService(ctx, bundles, s.stdio, s.events, tasks)
+	s.tasks, err = newTaskService(ctx, bundles, s.stdio, s.events, endTasks)
 	if err != nil {
 		return nil, err
 	}
-	task.RegisterTTRPCTaskService(control, tasksvc)
+	task.RegisterTTRPCTaskService(control, s.tasks)
 	agentv1.RegisterSystemService(control, s.system)
 	agentv1.RegisterBundleService(control, bundles)
 	agentv1.RegisterEventsService(control, s.events)

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
+	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
 	agentv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto/v1"
@@ -26,11 +28,36 @@ const (
 	unmountTimeout = 30 * time.Second
 )
 
-// share is a mounted 9p tree. The kernel speaks 9p on the connection by itself;
-// fd is a second descriptor of it, only to cut it by.
+// share is a mounted 9p tree.
 type share struct {
 	target string
-	fd     int
+	socket *socket
+}
+
+// socket is a second descriptor of a connection on which the kernel speaks 9p
+// by itself. It serves to cut the connection by: what the kernel waits for then
+// fails, whereas nothing interrupts a mount or an unmount.
+type socket struct {
+	mu sync.Mutex
+	fd int // -1 when closed
+}
+
+func (s *socket) cut() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fd >= 0 {
+		unix.Shutdown(s.fd, unix.SHUT_RDWR)
+	}
+}
+
+// close leaves the connection to the kernel.
+func (s *socket) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fd >= 0 {
+		unix.Close(s.fd)
+		s.fd = -1
+	}
 }
 
 // mountShare mounts the tree that the host serves on conn, which it takes over
@@ -40,21 +67,24 @@ func mountShare(ctx context.Context, conn stream, target string, s *agentv1.Shar
 	if err != nil {
 		return nil, fmt.Errorf("9p connection: %w", err)
 	}
+	sock := &socket{fd: fd}
 	flags, data := shareOptions(fd, s)
 
 	ctx, cancel := context.WithTimeout(ctx, mountTimeout)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { unix.Shutdown(fd, unix.SHUT_RDWR) })
-	err = unix.Mount("share", target, "9p", flags, data)
+	stop := context.AfterFunc(ctx, sock.cut)
+	// The stream's id is the source because sources must differ: the kernel's
+	// file cache goes by them.
+	err = unix.Mount(s.Stream, target, "9p", flags, data)
 	if !stop() {
 		err = errors.Join(context.Cause(ctx), err)
 	}
 	if err != nil {
 		unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-		unix.Close(fd)
+		sock.close()
 		return nil, fmt.Errorf("mount 9p: %w", err)
 	}
-	return &share{target: target, fd: fd}, nil
+	return &share{target: target, socket: sock}, nil
 }
 
 // shareOptions are the arguments of mount(2) for s on the connection fd. The
@@ -105,16 +135,19 @@ func detach(conn stream) (fd int, err error) {
 	return fd, errors.Join(cerr, err)
 }
 
-// Unmount implements unmounter.
+// Unmount implements unmounter. When only the write-back fails, the tree is
+// unmounted all the same: another attempt would not find the data.
 func (s *share) Unmount(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, unmountTimeout)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { unix.Shutdown(s.fd, unix.SHUT_RDWR) })
-	defer stop()
+	defer context.AfterFunc(ctx, s.socket.cut)()
+
 	// A container that is still going down may hold the tree for a moment
 	// longer, and the write-back then comes with its end. So the data goes
 	// first.
-	syncErr := syncFS(s.target)
+	if err := syncFS(s.target); err != nil {
+		log.G(ctx).WithError(err).WithField("target", s.target).Error("data was not written back")
+	}
 	err := unix.Unmount(s.target, unix.UMOUNT_NOFOLLOW)
 	if errors.Is(err, unix.EBUSY) {
 		err = unix.Unmount(s.target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
@@ -122,10 +155,7 @@ func (s *share) Unmount(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("unmount %s: %w", s.target, err)
 	}
-	unix.Close(s.fd)
-	if syncErr != nil {
-		return fmt.Errorf("write back %s: %w", s.target, syncErr)
-	}
+	s.socket.close()
 	return nil
 }
 

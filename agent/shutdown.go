@@ -24,8 +24,8 @@ const (
 	killTimeout = 5 * time.Second
 	// writeBackTimeout bounds sync and unmount, for the same reason.
 	writeBackTimeout = 20 * time.Second
-	// farewellTimeout bounds the sending of the last events and replies.
-	farewellTimeout = time.Second
+	// farewellTimeout bounds the sending of the last output, events and replies.
+	farewellTimeout = 2 * time.Second
 )
 
 // shutDown is the orderly end: no new connections, no processes, the last
@@ -46,9 +46,10 @@ func (s *server) shutDown(ctx context.Context, l *link, grace time.Duration) err
 	written := make(chan error, 1)
 	go func() { written <- writeBack() }()
 
-	s.tasks.Shutdown()
 	ctx, cancel := context.WithTimeout(ctx, farewellTimeout)
 	defer cancel()
+	warn(s.tasks.lastWords(ctx))
+	s.endTasks.Shutdown()
 	warn(s.events.wait(ctx))
 	warn(s.control.Shutdown(ctx))
 

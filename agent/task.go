@@ -5,6 +5,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -277,6 +278,30 @@ func (s *taskService) sawExit(key processKey) {
 	if p := s.process(key); p != nil {
 		p.exitOnce.Do(func() { close(p.exited) })
 	}
+}
+
+// lastWords waits until the exits of all processes that have run are published
+// and their output is sent, at most until ctx ends. The processes must be gone.
+func (s *taskService) lastWords(ctx context.Context) error {
+	s.mu.Lock()
+	procs := maps.Clone(s.procs)
+	s.mu.Unlock()
+	for key, p := range procs {
+		select {
+		case <-p.io.opened:
+		default:
+			continue
+		}
+		select {
+		case <-p.exited:
+		case <-ctx.Done():
+			return fmt.Errorf("task %s, process %q: no exit: %w", key.container, key.exec, context.Cause(ctx))
+		}
+		if err := p.io.finish(ctx); err != nil {
+			return fmt.Errorf("task %s, process %q: %w", key.container, key.exec, err)
+		}
+	}
+	return nil
 }
 
 // CloseIO does nothing but look the process up: the end of its input is in
