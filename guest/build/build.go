@@ -15,6 +15,7 @@ import (
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/guest"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
 )
 
 // Options are where an image comes from and goes to.
@@ -35,6 +36,11 @@ const (
 	kernelName = "vmlinux"
 	initrdName = "initrd.img"
 )
+
+// comfortableInitrd is the size in bytes up to which an initramfs was seen to
+// unpack in hypervisor.MinMemoryMiB. The kernel panics when it does not:
+// archive and contents are in memory together for a moment.
+const comfortableInitrd = 23 << 20
 
 // Image builds the image and returns it as guest.Open does. Where the image in
 // o.Out is already what would be built, it is left alone.
@@ -64,6 +70,10 @@ func Image(ctx context.Context, o Options) (*guest.Image, error) {
 		return nil, err
 	}
 	initrd := slices.Concat(b.archive, archive)
+	if len(initrd) > comfortableInitrd {
+		o.Logf("the initramfs has %d MiB: more than %d do not unpack in a machine of %d MiB; is the agent stripped (-ldflags '-s -w')?",
+			len(initrd)>>20, comfortableInitrd>>20, hypervisor.MinMemoryMiB)
+	}
 	manifest := guest.Manifest{
 		Format:        guest.Format,
 		Arch:          goArch,
