@@ -10,12 +10,10 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"syscall"
 	"time"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor/link"
-	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/proc"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -77,10 +75,10 @@ func (b Backend) Launch(ctx context.Context, cfg hypervisor.Config, book *receip
 		if derr := m.Destroy(undo); derr != nil {
 			err = errors.Join(err, derr)
 		}
-		if m.cmd.Process == nil {
+		if !m.qemu.Started() {
 			return nil, fmt.Errorf("machine %s: %w", cfg.ID, err)
 		}
-		if said := m.stderr.Bytes(); len(said) > 0 {
+		if said := m.qemu.Stderr(); len(said) > 0 {
 			err = fmt.Errorf("%w: %s says: %s", err, program, bytes.TrimSpace(said))
 		}
 		return nil, &hypervisor.LaunchError{ID: cfg.ID, Phase: "start", Console: m.ConsoleTail(), Err: err}
@@ -117,39 +115,19 @@ func (m *machine) launch(ctx context.Context, caps hypervisor.Capabilities, cfg 
 	}
 	defer listener.Close()
 
-	console, stdout, err := os.Pipe()
+	m.qemu.Cmd.Args = append(m.qemu.Cmd.Args, args...)
+	m.qemu.Cmd.ExtraFiles = []*os.File{monitorFD - 3: listener, linkFD - 3: linkFile}
+	err = m.qemu.Start(log.G(ctx).WithField("machine", cfg.ID), book, s.uuid)
+	if m.qemu.Started() {
+		connected := make(chan struct{})
+		go m.wait(connected)
+		defer close(connected)
+	}
 	if err != nil {
 		return err
 	}
-	defer stdout.Close()
-	m.cmd.Args = append(m.cmd.Args, args...)
-	m.cmd.Stdout = stdout
-	m.cmd.ExtraFiles = []*os.File{monitorFD - 3: listener, linkFD - 3: linkFile}
-
-	process := &proc.Receipt{Arg: s.uuid}
-	if m.process, err = book.Write(process); err != nil {
-		console.Close()
-		return err
-	}
-	if err := m.cmd.Start(); err != nil {
-		console.Close()
-		return err
-	}
-	// QEMU alone has these now, so that they end with it.
-	stdout.Close()
+	// QEMU alone has it now, so that it ends with it.
 	listener.Close()
-	go m.readConsole(log.G(ctx).WithField("machine", cfg.ID), console)
-	connected := make(chan struct{})
-	go m.wait(connected)
-	defer close(connected)
-
-	// Identify fails for a QEMU that has exited already; then so will the
-	// monitor, with more to say.
-	if process.ID, err = proc.Identify(m.Pid()); err == nil {
-		if err := m.process.Amend(process); err != nil {
-			return err
-		}
-	}
 	return m.connect(ctx)
 }
 
@@ -196,16 +174,4 @@ func (m *machine) connect(ctx context.Context) error {
 		return fmt.Errorf("virtual CPUs do not run: %s", status.Status)
 	}
 	return nil
-}
-
-// command is QEMU's process but for what launch adds.
-func command(dir string, stderr *tail) *exec.Cmd {
-	cmd := exec.Command(program)
-	cmd.Dir = dir
-	// Errors in English, and nothing of the caller's environment.
-	cmd.Env = []string{"LC_ALL=C"}
-	cmd.Stderr = stderr
-	// Out of reach of a terminal's Ctrl-C: the owner decides when it ends.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	return cmd
 }

@@ -74,28 +74,6 @@ func TestVirtualizes(t *testing.T) {
 	}
 }
 
-func TestTailKeepsTheEnd(t *testing.T) {
-	// Every way to cut the same text into writes leaves the same end.
-	const text = "abcdefghijklmnopqrstuvwxyz"
-	for _, max := range []int{1, 3, 7, 25, 26, 27} {
-		for step := 1; step <= len(text); step++ {
-			k := &tail{max: max}
-			for i := 0; i < len(text); i += step {
-				part := text[i:min(i+step, len(text))]
-				if n, err := k.Write([]byte(part)); n != len(part) || err != nil {
-					t.Fatalf("write: %d, %v", n, err)
-				}
-			}
-			if got, want := string(k.Bytes()), text[len(text)-min(max, len(text)):]; got != want {
-				t.Errorf("max %d, writes of %d: %q, want %q", max, step, got, want)
-			}
-		}
-	}
-	if got := (&tail{max: 3}).Bytes(); len(got) != 0 {
-		t.Errorf("empty: %q", got)
-	}
-}
-
 func TestClassify(t *testing.T) {
 	exited := func(code int) syscall.WaitStatus { return syscall.WaitStatus(code << 8) }
 	killed := syscall.WaitStatus(syscall.SIGKILL)

@@ -1,14 +1,15 @@
-//go:build linux
+package process
 
-package qemu
+import (
+	"bytes"
+	"sync"
+)
 
-import "sync"
-
-// tail keeps the last bytes written to it, at most max. It never fails and
+// Tail keeps the last bytes written to it, at most Max. It never fails and
 // never blocks: what is written comes from a guest or a process that may not
 // be able to fill the host's memory, and should not wait for a reader.
-type tail struct {
-	max int
+type Tail struct {
+	Max int
 
 	mu   sync.Mutex
 	buf  []byte
@@ -16,26 +17,32 @@ type tail struct {
 }
 
 // Write implements io.Writer.
-func (t *tail) Write(p []byte) (int, error) {
+func (t *Tail) Write(p []byte) (int, error) {
 	n := len(p)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(p) > t.max {
-		p = p[len(p)-t.max:]
+	if len(p) > t.Max {
+		p = p[len(p)-t.Max:]
 	}
-	fresh := min(len(p), t.max-len(t.buf))
+	fresh := min(len(p), t.Max-len(t.buf))
 	t.buf = append(t.buf, p[:fresh]...)
 	for p = p[fresh:]; len(p) > 0; {
 		c := copy(t.buf[t.next:], p)
 		p = p[c:]
-		t.next = (t.next + c) % t.max
+		t.next = (t.next + c) % t.Max
 	}
 	return n, nil
 }
 
 // Bytes returns a copy of what is kept, oldest first.
-func (t *tail) Bytes() []byte {
+func (t *Tail) Bytes() []byte {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return append(append(make([]byte, 0, len(t.buf)), t.buf[t.next:]...), t.buf[:t.next]...)
+}
+
+// lastLine returns the last line that is not empty.
+func lastLine(text []byte) string {
+	text = bytes.TrimSpace(text)
+	return string(text[bytes.LastIndexByte(text, '\n')+1:])
 }
