@@ -9,7 +9,7 @@ AGENT     := bin/bhyve-agent
 SHIM      := bin/containerd-shim-bhyve-v2
 
 PACKAGES  := busybox-static ca-certificates gcc libc6-dev libprotobuf-dev \
-             protobuf-compiler qemu-system-x86 runc
+             protobuf-compiler qemu-system-x86 runc xz-utils
 CONTAINERD := github.com/containerd/containerd/v2/cmd
 
 # A run of the integration tests that takes longer than this hangs.
@@ -20,7 +20,7 @@ say = @printf '\033[1m==> %s\033[0m\n' '$(1)'
 # $(call build,OUTPUT,PACKAGE): OUTPUT keeps its time stamp if nothing changed.
 define build
 	@mkdir -p $(dir $(1))
-	@$(GO) build -trimpath -o $(1).new $(2)
+	@$(GO) build -trimpath -buildvcs=false -ldflags '-s -w' -o $(1).new $(2)
 	@if cmp -s $(1).new $(1); then rm $(1).new; else mv $(1).new $(1); fi
 endef
 
@@ -37,7 +37,7 @@ shell: guest lab ## an interactive shell in such a container
 	@$(TOOLS)/lab -shell
 
 .PHONY: test
-test: check-generate lint unit integration ## everything that CI runs
+test: check-generate lint unit machines integration ## everything that CI runs
 	$(call say,all green)
 
 .PHONY: bench
@@ -77,6 +77,12 @@ lab: deps
 runc-shim:
 	$(call say,the shim of runc to compare with)
 	@$(GO) build -C tools -o ../$(TOOLS)/ $(CONTAINERD)/containerd-shim-runc-v2
+
+.PHONY: machines
+machines: guest ## tests of the parts that boot machines or build images, without containerd
+	$(call say,tests with machines)
+	@BHYVE_GUEST_DIR=$(CURDIR)/$(GUEST) BHYVE_DEBS=$(CURDIR)/$(CACHE)/debs $(GO) test -count=1 -timeout 10m \
+		./hypervisor/qemu ./vmmapi/linuxboot ./guest/...
 
 .PHONY: generate
 generate: deps ## regenerate the code of agentproto/v1
