@@ -17,7 +17,7 @@ INTEGRATION_TIMEOUT ?= 25m
 
 say = @printf '\033[1m==> %s\033[0m\n' '$(1)'
 
-# $(call build,OUTPUT,PACKAGE): OUTPUT keeps its time stamp if nothing changed.
+# $(call build,OUTPUT,FLAGS PACKAGE): OUTPUT keeps its time stamp if nothing changed.
 define build
 	@mkdir -p $(dir $(1))
 	@$(GO) build -trimpath -buildvcs=false -ldflags '-s -w' -o $(1).new $(2)
@@ -53,7 +53,8 @@ deps: ## install the Debian packages that are missing
 build: deps ## build shim and agent into bin/
 	$(call say,shim and agent)
 	$(call build,$(SHIM),./cmd/containerd-shim-bhyve-v2)
-	$(call build,$(AGENT),./cmd/bhyve-agent)
+	@# Stripped: it is in the memory of every machine.
+	$(call build,$(AGENT),-ldflags '-s -w' ./cmd/bhyve-agent)
 build: export CGO_ENABLED = 0
 
 .PHONY: guest
