@@ -87,12 +87,12 @@ const translationCacheMiB = 128
 // kernel-parameters.txt). A panic ends the machine, as QEMU runs with
 // -no-reboot.
 func kernelArgs(kvm bool) []string {
-	// The self-tests of the kernel's ciphers are a sixth of a boot in software;
+	// The self-tests of the kernel's ciphers are a fifth of a boot in software;
 	// whoever built the kernel has run them.
 	args := []string{"console=ttyS0", "quiet", "panic=-1", "reboot=t", "cryptomgr.notests"}
 	if !kvm {
-		// The emulated TSC follows the host's. On a busy host the kernel's watchdog
-		// takes late interrupts for an unstable TSC, and falls back to a clock
+		// The emulated TSC follows the host's. Left to itself the kernel distrusts
+		// it on a busy host, where interrupts come late, and settles on a clock
 		// that costs an exit from translated code at each reading.
 		//
 		// Time itself is told by the ACPI timer. The kernel finds the TSC's
