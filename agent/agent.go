@@ -36,6 +36,9 @@ func Run(ctx context.Context) error {
 	if err := mountAll(earlyMounts); err != nil {
 		return err
 	}
+	if err := raiseLimits(); err != nil {
+		return err
+	}
 	go reapChildren(ctx)
 	if err := loadModules(modulesList); err != nil {
 		return err

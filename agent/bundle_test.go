@@ -231,12 +231,12 @@ func TestShareOptions(t *testing.T) {
 	}{
 		{
 			&agentv1.Share{Cache: agentv1.Cache_CACHE_EXCLUSIVE},
-			unix.MS_NODEV,
+			0,
 			"trans=fd,rfdno=7,wfdno=7,version=9p2000.L,access=client,msize=1048576,cache=loose",
 		},
 		{
 			&agentv1.Share{Cache: agentv1.Cache_CACHE_SHARED, ReadOnly: true},
-			unix.MS_NODEV | unix.MS_RDONLY,
+			unix.MS_RDONLY,
 			"trans=fd,rfdno=7,wfdno=7,version=9p2000.L,access=client,msize=1048576,cache=mmap",
 		},
 	} {

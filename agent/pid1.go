@@ -83,6 +83,20 @@ func leaveInitramfs() error {
 	return os.Remove(stage)
 }
 
+// maxOpenFiles is the kernel's own bound (fs/file.c, sysctl_nr_open), and what
+// service managers give to container engines.
+const maxOpenFiles = 1 << 20
+
+// raiseLimits lifts the bound on open files from the 4096 of process 1: the
+// agent has several for each stream, and a container whose configuration says
+// nothing inherits what its engine has.
+func raiseLimits() error {
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: maxOpenFiles, Max: maxOpenFiles}); err != nil {
+		return fmt.Errorf("raise the limit of open files: %w", err)
+	}
+	return nil
+}
+
 // module is one line of the modules list.
 type module struct{ path, params string }
 

@@ -94,13 +94,12 @@ func mountShare(ctx context.Context, conn stream, target string, s *agentv1.Shar
 // cache is "mmap" rather than "none": as little is cached, and yet a program
 // can map a file for shared writing, as databases do, which "none" refuses.
 //
-// Set-user-id programs of the tree keep their meaning, as in any root file
-// system. Device nodes do not: a container's devices come from its
-// configuration.
+// Set-user-id programs and device nodes keep their meaning, as in the root file
+// systems of any engine: it is the configuration, and the runtime by it, that
+// takes it from them.
 func shareOptions(fd int, s *agentv1.Share) (flags uintptr, data string) {
-	flags = unix.MS_NODEV
 	if s.ReadOnly {
-		flags |= unix.MS_RDONLY
+		flags = unix.MS_RDONLY
 	}
 	cache := "mmap"
 	if s.Cache == agentv1.Cache_CACHE_EXCLUSIVE {
