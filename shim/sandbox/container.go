@@ -344,6 +344,25 @@ func (c *Container) release(ctx context.Context) error {
 	return errors.Join(c.closeShares(), c.book.UndoAll(ctx))
 }
 
+// awaitExit returns once the exit of init is on its way to containerd, if there
+// is to be one: the machine has ended, and release has been called.
+func (c *Container) awaitExit(ctx context.Context) {
+	c.sandbox.mu.Lock()
+	ready := c.ready
+	c.sandbox.mu.Unlock()
+	if !ready {
+		return
+	}
+	p, err := c.process("")
+	if err != nil {
+		return
+	}
+	select {
+	case <-p.published:
+	case <-ctx.Done():
+	}
+}
+
 // streamPrefix starts the ids of a process's standard streams.
 func (c *Container) streamPrefix(execID string) string {
 	if execID == "" {

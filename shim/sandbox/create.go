@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -11,7 +12,9 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
@@ -70,7 +73,7 @@ func (s *Sandbox) Create(ctx context.Context, r CreateRequest) (_ *Container, er
 	if err := r.Stdio.Validate(); err != nil {
 		return nil, err
 	}
-	rootfs, err := c.mountRootfs(&undo)
+	rootfs, err := c.mountRootfs(spec, &undo)
 	if err != nil {
 		return nil, err
 	}
@@ -91,10 +94,11 @@ func (s *Sandbox) Create(ctx context.Context, r CreateRequest) (_ *Container, er
 	if err := c.serveShares(ctx, guest.Shares, &undo); err != nil {
 		return nil, err
 	}
+	// An answer that is lost is no proof that nothing was done.
+	undo = append(undo, c.deleteBundle)
 	if err := c.createBundle(ctx, guest.Spec); err != nil {
 		return nil, err
 	}
-	undo = append(undo, c.deleteBundle)
 
 	init := newProcess("", r.Stdio)
 	streams, err := c.openStdio(ctx, "", r.Stdio)
@@ -106,6 +110,7 @@ func (s *Sandbox) Create(ctx context.Context, r CreateRequest) (_ *Container, er
 	if err := c.addProcess(init); err != nil {
 		return nil, err
 	}
+	undo = append(undo, c.deleteTask)
 	if err := c.createTask(ctx, streams.Guest()); err != nil {
 		return nil, err
 	}
@@ -116,13 +121,13 @@ func (s *Sandbox) Create(ctx context.Context, r CreateRequest) (_ *Container, er
 }
 
 // mountRootfs mounts what containerd handed over at its usual place in the
-// bundle. Without mounts, what is there already is the root filesystem.
-func (c *Container) mountRootfs(undo *[]func(context.Context) error) (string, error) {
-	rootfs := filepath.Join(c.Bundle, "rootfs")
+// bundle. Without mounts, the root filesystem is where the spec says.
+func (c *Container) mountRootfs(spec *specs.Spec, undo *[]func(context.Context) error) (string, error) {
 	if len(c.rootfs) == 0 {
 		c.unmountRootfs = func(context.Context) error { return nil }
-		return rootfs, nil
+		return c.rootfsInSpec(spec)
 	}
+	rootfs := filepath.Join(c.Bundle, "rootfs")
 	if err := os.Mkdir(rootfs, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
 		return "", fmt.Errorf("rootfs: %w", err)
 	}
@@ -138,6 +143,27 @@ func (c *Container) mountRootfs(undo *[]func(context.Context) error) (string, er
 	}
 	if err := mount.All(mounts, rootfs); err != nil {
 		return "", fmt.Errorf("mount rootfs: %w", err)
+	}
+	return rootfs, nil
+}
+
+// rootfsInSpec is root.path of the spec, which may be relative to the bundle.
+func (c *Container) rootfsInSpec(spec *specs.Spec) (string, error) {
+	if spec.Root == nil {
+		return "", fmt.Errorf("no mounts for a rootfs and no root in the spec: %w", errdefs.ErrInvalidArgument)
+	}
+	rootfs := spec.Root.Path
+	if !filepath.IsAbs(rootfs) {
+		rootfs = filepath.Join(c.Bundle, rootfs)
+	}
+	st, err := os.Stat(rootfs)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", fmt.Errorf("rootfs %s: %w", rootfs, errdefs.ErrNotFound)
+	case err != nil:
+		return "", fmt.Errorf("rootfs: %w", err)
+	case !st.IsDir():
+		return "", fmt.Errorf("rootfs %s is not a directory: %w", rootfs, errdefs.ErrInvalidArgument)
 	}
 	return rootfs, nil
 }
@@ -170,4 +196,16 @@ func (c *Container) createTask(ctx context.Context, g stdio.Config) error {
 		})
 		return err
 	})
+}
+
+// deleteTask undoes createTask.
+func (c *Container) deleteTask(ctx context.Context) error {
+	err := c.call(ctx, "delete", func(ctx context.Context) error {
+		_, err := c.vm.agent.task.Delete(ctx, &taskapi.DeleteRequest{ID: c.ID})
+		return err
+	})
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	return err
 }

@@ -37,10 +37,13 @@ type eventQueue struct {
 	once  sync.Once
 	stop  chan struct{}
 	done  chan struct{}
+	// giveUp ends the publishing, of what is under way as well.
+	giveUp context.CancelFunc
 }
 
 func newEventQueue(ctx context.Context, publisher events.Publisher) *eventQueue {
-	q := &eventQueue{queue: make(chan any, eventBacklog), stop: make(chan struct{}), done: make(chan struct{})}
+	ctx, giveUp := context.WithCancel(ctx)
+	q := &eventQueue{queue: make(chan any, eventBacklog), stop: make(chan struct{}), done: make(chan struct{}), giveUp: giveUp}
 	publish := func(e any) {
 		ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 		defer cancel()
@@ -76,10 +79,16 @@ func (q *eventQueue) send(e any) {
 	}
 }
 
-// close publishes what is queued and returns.
-func (q *eventQueue) close() {
+// close publishes what is queued, for as long as ctx lives.
+func (q *eventQueue) close(ctx context.Context) error {
 	q.once.Do(func() { close(q.stop) })
-	<-q.done
+	defer q.giveUp()
+	select {
+	case <-q.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("publish the last events: %w", context.Cause(ctx))
+	}
 }
 
 // watchEvents turns the guest's events into containerd's for the life of the

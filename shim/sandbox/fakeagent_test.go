@@ -391,15 +391,16 @@ func (f fakeEvents) Subscribe(ctx context.Context, r *agentv1.SubscribeRequest, 
 			}
 			next++
 		}
+		// After the event that comes with it, so that the loop sees it.
+		if err := f.hook("events.Subscribe"); err != nil {
+			return err
+		}
 		select {
 		case <-more:
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-f.ctx.Done():
 			return f.ctx.Err()
-		}
-		if err := f.hook("events.Subscribe"); err != nil {
-			return err
 		}
 	}
 }

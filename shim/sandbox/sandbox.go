@@ -48,6 +48,7 @@ type Sandbox struct {
 	state      state
 	vm         *vm
 	booted     chan struct{} // closed when stateCreating ends
+	stopBoot   context.CancelCauseFunc
 	containers map[string]*Container
 }
 
@@ -140,8 +141,11 @@ func (s *Sandbox) machine(ctx context.Context, cfg config.Config, id, bundleDir 
 				return nil, fmt.Errorf("wait for the machine to boot: %w", context.Cause(ctx))
 			}
 		case stateNew:
+			ctx, cancel := context.WithCancelCause(ctx)
+			defer cancel(nil)
 			s.state = stateCreating
 			s.booted = make(chan struct{})
+			s.stopBoot = cancel
 			s.mu.Unlock()
 			return s.boot(ctx, cfg, id, bundleDir, book)
 		}
@@ -150,19 +154,33 @@ func (s *Sandbox) machine(ctx context.Context, cfg config.Config, id, bundleDir 
 
 func (s *Sandbox) boot(ctx context.Context, cfg config.Config, id, bundleDir string, book *receipt.Book) (*vm, error) {
 	v, err := boot(ctx, s.backend, cfg, id, bundleDir, book)
-
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	defer close(s.booted)
-	if err != nil {
-		s.state = stateNew
+	if err := s.adopt(v, err); err != nil {
+		if v != nil {
+			err = errors.Join(err, v.destroy(ctx))
+		}
 		return nil, err
 	}
-	s.vm = v
-	s.state = stateRunning
 	go s.watchEvents(v)
 	go s.watchMachine(v)
 	return v, nil
+}
+
+// adopt ends stateCreating with what the boot came to. A sandbox that was
+// closed meanwhile takes no machine.
+func (s *Sandbox) adopt(v *vm, err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state != stateCreating {
+		return errors.Join(err, fmt.Errorf("sandbox is %s: %w", s.state, errdefs.ErrFailedPrecondition))
+	}
+	if err != nil {
+		s.state = stateNew
+		return err
+	}
+	s.vm = v
+	s.state = stateRunning
+	return nil
 }
 
 // watchMachine waits for the machine's end, expected or not, and makes it the
@@ -217,9 +235,13 @@ func (s *Sandbox) Shutdown(ctx context.Context) (bool, error) {
 	return true, s.stop(ctx, v)
 }
 
+// errClosing is why a boot was given up.
+var errClosing = fmt.Errorf("the sandbox is being closed: %w", context.Canceled)
+
 // Close ends everything, containers included. It is for a shim that must go,
 // whatever runs.
 func (s *Sandbox) Close(ctx context.Context) error {
+	s.awaitNoBoot(ctx)
 	s.mu.Lock()
 	v := s.vm
 	if s.state < stateStopping {
@@ -235,8 +257,29 @@ func (s *Sandbox) Close(ctx context.Context) error {
 	for _, c := range containers {
 		errs = append(errs, c.release(ctx))
 	}
-	s.events.close()
+	for _, c := range containers {
+		c.awaitExit(ctx)
+	}
+	errs = append(errs, s.events.close(ctx))
 	return errors.Join(errs...)
+}
+
+// awaitNoBoot ends a boot that is under way: its machine is either destroyed
+// or not there when it returns, unless ctx ends first.
+func (s *Sandbox) awaitNoBoot(ctx context.Context) {
+	s.mu.Lock()
+	if s.state != stateCreating {
+		s.mu.Unlock()
+		return
+	}
+	s.state = stateStopping
+	booted := s.booted
+	s.stopBoot(errClosing)
+	s.mu.Unlock()
+	select {
+	case <-booted:
+	case <-ctx.Done():
+	}
 }
 
 func (s *Sandbox) stop(ctx context.Context, v *vm) error {
