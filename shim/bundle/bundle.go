@@ -117,7 +117,8 @@ func checkForm(t *translation) error {
 	case t.spec.Linux == nil:
 		return fmt.Errorf("no linux section, so this spec is for another platform (ctr: --platform linux/amd64): %w", errdefs.ErrInvalidArgument)
 	}
-	if h := t.spec.Hooks; h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer)+len(h.StartContainer)+len(h.Poststart)+len(h.Poststop) > 0 { //nolint:staticcheck // Prestart is deprecated and still written.
+	//lint:ignore SA1019 Prestart is deprecated and still written.
+	if h := t.spec.Hooks; h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer)+len(h.StartContainer)+len(h.Poststart)+len(h.Poststop) > 0 {
 		return fmt.Errorf("hooks: %w", errdefs.ErrNotImplemented)
 	}
 	return nil

@@ -115,7 +115,8 @@ func TestForm(t *testing.T) {
 		"no args":    {func(s *specs.Spec) { s.Process.Args = nil }, errdefs.IsInvalidArgument, "process.args"},
 		"no linux":   {func(s *specs.Spec) { s.Linux = nil }, errdefs.IsInvalidArgument, "linux"},
 		"hooks: prestart": {func(s *specs.Spec) {
-			s.Hooks = &specs.Hooks{Prestart: []specs.Hook{{Path: "/bin/hook"}}} //nolint:staticcheck // Still written by others.
+			//lint:ignore SA1019 Still written by others.
+			s.Hooks = &specs.Hooks{Prestart: []specs.Hook{{Path: "/bin/hook"}}}
 		}, errdefs.IsNotImplemented, "hooks"},
 		"hooks: createRuntime":   {func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/h"}}} }, errdefs.IsNotImplemented, "hooks"},
 		"hooks: createContainer": {func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/h"}}} }, errdefs.IsNotImplemented, "hooks"},
