@@ -10,7 +10,8 @@
 //	server.go   the control port: ttrpc, and how errors leave it
 //	streams.go  the data ports: connections that wait to be claimed
 //	relay.go    standard streams: connection to FIFO and back
-//	task.go     containerd's Task service, in front of containerd's own
+//	task.go     containerd's Task service, in front of containerd's own;
+//	            process.go: what it remembers of each process
 //	bundle.go   OCI bundles; share.go: the 9p mounts they are made of
 //	events.go   task events, kept until the host has seen them
 //	system.go   health, clock, power; shutdown.go: the orderly end
