@@ -58,10 +58,11 @@ func execAll(ctx context.Context, subjects []*subject, o Options) (samples []Sam
 			return nil, cerr
 		}
 		defer remove(ctx, c, &err)
-		task, err := c.NewTask(ctx, cio.NullIO)
-		if err != nil {
-			return nil, err
+		task, terr := c.NewTask(ctx, cio.NullIO)
+		if terr != nil {
+			return nil, terr
 		}
+		defer end(ctx, task, &err)
 		if err := task.Start(ctx); err != nil {
 			return nil, err
 		}

@@ -48,6 +48,8 @@ func (s *subject) boot(ctx context.Context, id string) (_ *Sample, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("create task %s: %w", id, err)
 	}
+	// By this object: it knows the pipes of its output, and removes them.
+	defer end(ctx, task, &err)
 	sample, err := s.measure(ctx, OpBoot, task, out)
 	if err != nil || s.runtime != lab.RuntimeBhyve {
 		return sample, err
@@ -114,19 +116,21 @@ func (s *subject) newContainer(ctx context.Context, id string, command ...string
 		containerd.WithNewSpec(oci.WithImageConfig(s.image), oci.WithProcessArgs(command...)))
 }
 
-// remove ends and removes a container with its task. Its own error is joined
-// to err only where there was none.
+// end ends and removes a task. Its own error becomes *err only where there was
+// none, as does that of remove.
+func end(ctx context.Context, task containerd.Task, err *error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), opTimeout)
+	defer cancel()
+	if _, derr := task.Delete(ctx, containerd.WithProcessKill); *err == nil && derr != nil {
+		*err = fmt.Errorf("end task %s: %w", task.ID(), derr)
+	}
+}
+
+// remove removes a container that has no task any more.
 func remove(ctx context.Context, c containerd.Container, err *error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), opTimeout)
 	defer cancel()
-	var derr error
-	if task, terr := c.Task(ctx, nil); terr == nil {
-		_, derr = task.Delete(ctx, containerd.WithProcessKill)
-	}
-	if cerr := c.Delete(ctx, containerd.WithSnapshotCleanup); derr == nil {
-		derr = cerr
-	}
-	if *err == nil && derr != nil {
+	if derr := c.Delete(ctx, containerd.WithSnapshotCleanup); *err == nil && derr != nil {
 		*err = fmt.Errorf("remove %s: %w", c.ID(), derr)
 	}
 }
