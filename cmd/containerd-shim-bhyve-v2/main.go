@@ -15,7 +15,10 @@ import (
 func main() {
 	ctx := context.Background()
 	manager := shim.Manager{}
-	handled, err := shim.RunLegacy(ctx, manager, os.Args)
+	handled, err := shim.BecomeMachine(os.Args)
+	if !handled {
+		handled, err = shim.RunLegacy(ctx, manager, os.Args)
+	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %s", manager.Name(), err)
 		os.Exit(1)

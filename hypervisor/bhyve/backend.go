@@ -1,25 +1,62 @@
 package bhyve
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"time"
 
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/vmmapi"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/google/uuid"
 )
+
+const (
+	// startTimeout bounds the time to the guest's first instruction: reading
+	// kernel and initramfs, and bhyve's compiling of the ACPI tables.
+	startTimeout = 60 * time.Second
+	// startPoll is how often it is looked whether the guest runs. Nothing tells.
+	startPoll = 5 * time.Millisecond
+	// cleanupTimeout bounds the undoing of a launch that failed.
+	cleanupTimeout = 10 * time.Second
+)
+
+// tapLink is package link's Link where taps have names.
+type tapLink interface {
+	Tap() string
+	Dial(ctx context.Context, port uint32) (net.Conn, error)
+	Close() error
+}
 
 // Backend makes machines out of bhyve(8) processes.
 type Backend struct {
-	host *vmmapi.Host
+	vmm      vmm
+	openLink func(context.Context, *receipt.Book) (tapLink, error)
+	// loader is the program that becomes bhyve, and its first arguments.
+	loader func() ([]string, error)
 }
 
 var _ hypervisor.Backend = Backend{}
 
 // New returns the backend. Whether this host has what it needs is told by
-// Capabilities.
-func New() Backend { return Backend{host: vmmapi.ThisHost()} }
+// Capabilities and Launch.
+func New() Backend {
+	return Backend{vmm: thisHost{vmmapi.ThisHost()}, openLink: openLink, loader: thisProgram}
+}
+
+func thisProgram() ([]string, error) {
+	self, err := os.Executable()
+	return []string{self, loadCommand}, err
+}
 
 // Name implements hypervisor.Backend.
 func (Backend) Name() string { return "bhyve" }
@@ -29,14 +66,140 @@ func (Backend) Name() string { return "bhyve" }
 // errdefs.ErrNotImplemented where libvmmapi is not linked in, and
 // errdefs.ErrFailedPrecondition where vmm(4) is not loaded.
 func (b Backend) Capabilities(context.Context) (hypervisor.Capabilities, error) {
-	n, err := b.host.MaxVCPUs()
+	n, err := b.vmm.MaxVCPUs()
 	if err != nil {
 		return hypervisor.Capabilities{}, fmt.Errorf("bhyve machines: %w", err)
 	}
 	return hypervisor.Capabilities{Accelerated: true, MaxVCPUs: n}, nil
 }
 
-// Launch implements hypervisor.Backend. It returns errdefs.ErrNotImplemented.
-func (Backend) Launch(_ context.Context, cfg hypervisor.Config, _ *receipt.Book) (hypervisor.Machine, error) {
-	return nil, fmt.Errorf("launch bhyve machine %s: %w", cfg.ID, errdefs.ErrNotImplemented)
+// Launch implements hypervisor.Backend.
+func (b Backend) Launch(ctx context.Context, cfg hypervisor.Config, book *receipt.Book) (hypervisor.Machine, error) {
+	caps, err := b.Capabilities(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := cfg.Validate(caps); err != nil {
+		return nil, err
+	}
+	for _, path := range []string{cfg.Kernel, cfg.Initrd} {
+		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("machine %s: %w: %w", cfg.ID, errdefs.ErrNotFound, err)
+		} else if err != nil {
+			return nil, fmt.Errorf("machine %s: %w", cfg.ID, err)
+		}
+	}
+	destroyOrphans(ctx, b.vmm)
+
+	loader, err := b.loader()
+	if err != nil {
+		return nil, fmt.Errorf("machine %s: this program's own path: %w", cfg.ID, err)
+	}
+	m := newMachine(cfg, b.vmm, loader)
+	if err := m.launch(ctx, cfg, b.openLink, book); err != nil {
+		// Also when ctx is what ended the launch.
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+		defer cancel()
+		if derr := m.Destroy(undo); derr != nil {
+			err = errors.Join(err, derr)
+		}
+		if !m.bhyve.Started() {
+			return nil, fmt.Errorf("machine %s: %w", cfg.ID, err)
+		}
+		if said := bytes.TrimSpace(m.bhyve.Stderr()); len(said) > 0 {
+			err = fmt.Errorf("%w: bhyve says: %s", err, said)
+		}
+		return nil, &hypervisor.LaunchError{ID: cfg.ID, Phase: "start", Console: m.ConsoleTail(), Err: err}
+	}
+	return m, nil
+}
+
+// launch acquires one thing after the other; Destroy releases those that are
+// there.
+func (m *machine) launch(ctx context.Context, cfg hypervisor.Config, openLink func(context.Context, *receipt.Book) (tapLink, error), book *receipt.Book) error {
+	link, err := openLink(ctx, book)
+	if err != nil {
+		return err
+	}
+	m.link = link
+	mark := uuid.NewString()
+	if err := prepare(m.dir, guestOf(cfg, m.vm, mark, link.Tap())); err != nil {
+		return err
+	}
+	if m.receipt, err = book.Write(vmReceipt{m.vm}); err != nil {
+		return err
+	}
+
+	// bhyve reads the serial port's input from its standard input. The other end
+	// is its own as well: at an end of file it would read for ever.
+	stdin, never, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer stdin.Close()
+	defer never.Close()
+	m.bhyve.Cmd.Stdin = stdin
+	m.bhyve.Cmd.ExtraFiles = []*os.File{never}
+	m.bhyve.Cmd.Args = append(m.bhyve.Cmd.Args, m.vm, mark, m.dir)
+
+	launched := make(chan struct{})
+	defer close(launched)
+	err = m.bhyve.Start(log.G(ctx).WithField("machine", cfg.ID), book, mark)
+	if m.bhyve.Started() {
+		go m.wait(launched)
+	}
+	if err != nil {
+		return err
+	}
+	return m.awaitStart(ctx)
+}
+
+// awaitStart returns once the guest's first vCPU is active: bhyve(8) runs it
+// from then on.
+func (m *machine) awaitStart(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("the guest does not run after %s: %w", startTimeout, context.DeadlineExceeded))
+	defer cancel()
+	tick := time.NewTicker(startPoll)
+	defer tick.Stop()
+	for {
+		active, err := m.vmm.active(m.vm)
+		if active {
+			m.started = true
+			return nil
+		}
+		if err != nil && !errdefs.IsNotFound(err) {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-m.bhyve.Exited():
+			return fmt.Errorf("%w: %s", hypervisor.ErrExited, ending{Status: m.bhyve.Status()}.exit().Detail)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// guestOf is what is loaded and run for a machine.
+func guestOf(cfg hypervisor.Config, vm, uuid, tap string) guest {
+	return guest{
+		config: config{
+			Name: vm, UUID: uuid, VCPUs: cfg.VCPUs, MemoryMiB: cfg.MemoryMiB,
+			// Without the tables a stock kernel gets no receive interrupts.
+			ACPI:    true,
+			Console: "stdio",
+			NICs:    []nic{{Tap: tap, MAC: agentproto.GuestLinkMAC}},
+		},
+		Kernel: cfg.Kernel, Initrd: cfg.Initrd,
+		Cmdline: strings.Join(slices.Concat(kernelArgs, cfg.Cmdline), " "),
+	}
+}
+
+// kernelArgs are the guest kernel's parameters (Documentation/admin-guide/
+// kernel-parameters.txt). A restart is a triple fault, which ends the machine;
+// there is no keyboard controller to ask for one, nor to look for.
+var kernelArgs = []string{
+	"console=ttyS0", "quiet", "panic=-1", "reboot=t", "i8042.noaux", "i8042.nokbd",
+	// The LAPIC timer is checked against an emulated one, which is late on a busy host.
+	"no_timer_check",
 }

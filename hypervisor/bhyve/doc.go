@@ -1,8 +1,11 @@
 // Package bhyve runs machines as bhyve(8) processes on FreeBSD 15.
 //
-// What is here is what can be known without a FreeBSD host, and it is the same
-// on every operating system: how a virtual machine is named, what bhyve(8) is
-// told, how a Linux guest is put into a virtual machine's memory, and what
-// bhyve(8)'s end means. Launch, which puts them together with processes, taps
-// and receipts, is not there yet and answers errdefs.ErrNotImplemented.
+// A machine's process begins as this program again (see Become): it makes the
+// virtual machine, loads the guest into it and then becomes bhyve(8). So no
+// guest memory is ever mapped in the process that owns the machine, and what
+// loads and what runs have one pid, one receipt and one end.
+//
+// What needs FreeBSD is behind two small interfaces, vmm and tapLink; the rest
+// is the same, and tested, everywhere. Where libvmmapi is not linked in,
+// Capabilities and Launch answer errdefs.ErrNotImplemented.
 package bhyve

@@ -28,8 +28,6 @@ type ending struct {
 	// active, or the agent answered. bhyve answers 1 both for a power-off and
 	// for a failure to start, and 0 for a reset and for a request for help.
 	Started bool
-	// Destroyed is true if the owner destroyed the virtual machine before.
-	Destroyed bool
 	// Said is the last line that bhyve wrote to its standard error.
 	Said string
 	At   time.Time
@@ -49,9 +47,6 @@ func (e ending) meaning() (hypervisor.ExitReason, string) {
 		return hypervisor.ExitKilled, "signal: " + e.Status.Signal().String()
 	}
 	code := e.Status.ExitStatus()
-	if e.Destroyed && code == exitFailed {
-		return hypervisor.ExitKilled, "the virtual machine was destroyed"
-	}
 	is := func(what string) string { return fmt.Sprintf("exit status %d: %s", code, what) }
 	if !e.Started && code <= exitTripleFault {
 		return hypervisor.ExitError, is("ended before the guest ran")
@@ -68,7 +63,7 @@ func (e ending) meaning() (hypervisor.ExitReason, string) {
 		// How a Linux guest restarts with reboot=t, too.
 		return hypervisor.ExitReset, is("triple fault")
 	case exitFailed:
-		return hypervisor.ExitError, is("bhyve gave up, or the virtual machine was destroyed by someone else")
+		return hypervisor.ExitError, is("bhyve gave up, or the virtual machine was destroyed under it")
 	case exitSuspended:
 		return hypervisor.ExitError, is("the machine was suspended to a checkpoint by someone else")
 	case exitUsage:

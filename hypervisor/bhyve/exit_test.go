@@ -26,14 +26,11 @@ func TestExit(t *testing.T) {
 		{"triple fault", ending{Status: exited(3), Started: true}, hypervisor.ExitReset, "triple fault"},
 		{"start error", ending{Status: exited(4)}, hypervisor.ExitError, "gave up"},
 		{"run error", ending{Status: exited(4), Started: true}, hypervisor.ExitError, "gave up"},
-		{"destroyed", ending{Status: exited(4), Started: true, Destroyed: true}, hypervisor.ExitKilled, "destroyed"},
-		{"powered off, then destroyed", ending{Status: exited(1), Started: true, Destroyed: true}, hypervisor.ExitPowerOff, "powered off"},
 		{"suspended", ending{Status: exited(5), Started: true}, hypervisor.ExitError, "checkpoint"},
 		{"usage", ending{Status: exited(64)}, hypervisor.ExitError, "configuration"},
 		{"left over", ending{Status: exited(71)}, hypervisor.ExitError, "cannot be run again"},
 		{"unknown", ending{Status: exited(100), Started: true}, hypervisor.ExitError, "exit status 100"},
 		{"killed", ending{Status: signaled(syscall.SIGKILL), Started: true}, hypervisor.ExitKilled, "signal: killed"},
-		{"killed while destroyed", ending{Status: signaled(syscall.SIGKILL), Destroyed: true}, hypervisor.ExitKilled, "signal: killed"},
 	} {
 		tc.end.At = time.Unix(1, 0)
 		got := tc.end.exit()

@@ -124,7 +124,7 @@ func TestLoadMissingFile(t *testing.T) {
 	}
 }
 
-func TestLaunchIsNotThere(t *testing.T) {
+func TestLaunchWithoutLibrary(t *testing.T) {
 	if _, err := New().Launch(context.Background(), hypervisor.Config{ID: "a"}, nil); !errdefs.IsNotImplemented(err) {
 		t.Errorf("got %v", err)
 	}

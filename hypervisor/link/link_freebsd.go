@@ -2,24 +2,99 @@ package link
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"net/netip"
+	"os"
+	"sync/atomic"
 
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
 	"github.com/containerd/errdefs"
+	"github.com/google/uuid"
 )
 
-// Link is one machine's tap, on no bridge and without a route, in a group that
-// one pf rule fences.
-type Link struct{}
+// Link is one machine's tap, on no bridge and without a route, in a group of
+// interfaces that pf(4) fences. Methods are safe for concurrent use.
+type Link struct {
+	tap    tapReceipt
+	line   *receipt.Receipt
+	closed atomic.Bool
+}
 
-var errNotImplemented = fmt.Errorf("link on FreeBSD: %w", errdefs.ErrNotImplemented)
+// Open makes a link. The caller closes it, after the monitor: a tap cannot be
+// destroyed while it is open. A receipt for the tap is written to book.
+//
+// errdefs.ErrFailedPrecondition is in the error where pf(4) does not fence the
+// group: there is no unprotected link.
+func Open(ctx context.Context, book *receipt.Book) (*Link, error) {
+	if err := CheckFence(ctx); err != nil {
+		return nil, fmt.Errorf("make link: %w", err)
+	}
+	l := &Link{}
+	err := l.open(ctx, book)
+	if err != nil {
+		if l.line != nil {
+			err = errors.Join(err, l.Close())
+		}
+		return nil, fmt.Errorf("make link: %w", err)
+	}
+	return l, nil
+}
 
-// Open returns errdefs.ErrNotImplemented.
-func Open(context.Context, *receipt.Book) (*Link, error) { return nil, errNotImplemented }
+func (l *Link) open(ctx context.Context, book *receipt.Book) (err error) {
+	if l.tap, l.line, err = createTap(book, "containerd-shim-bhyve "+uuid.NewString()); err != nil {
+		return err
+	}
+	name := l.tap.Name
+	guest := agentproto.GuestLinkAddr.WithZone(name).String()
+	for _, argv := range [][]string{
+		// The group first, so that no packet comes before the fence.
+		{"/sbin/ifconfig", name, "group", Group},
+		{"/sbin/ifconfig", name, "ether", agentproto.HostLinkMAC.String()},
+		// Nobody else is there to have the same address: without duplicate
+		// address detection it can be used at once. Router advertisements would
+		// let the guest put routes into the host's kernel.
+		{"/sbin/ifconfig", name, "inet6", "-ifdisabled", "-auto_linklocal", "-accept_rtadv", "no_dad", "up"},
+		{"/sbin/ifconfig", name, "inet6", agentproto.HostLinkAddr.String() + "%" + name, "prefixlen", "64"},
+		{"/usr/sbin/ndp", "-s", guest, agentproto.GuestLinkMAC.String()},
+	} {
+		if _, err := run(ctx, argv[0], argv[1:]...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
-// Dial returns errdefs.ErrNotImplemented.
-func (l *Link) Dial(context.Context, uint32) (net.Conn, error) { return nil, errNotImplemented }
+// Tap is the name of the tap's interface, and of its device in /dev.
+func (l *Link) Tap() string { return l.tap.Name }
 
-// Close returns errdefs.ErrNotImplemented.
-func (l *Link) Close() error { return errNotImplemented }
+// Close destroys the tap, and with it what is left of its connections. Closing
+// twice is legal.
+func (l *Link) Close() error {
+	l.closed.Store(true)
+	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
+	defer cancel()
+	return l.line.Undo(ctx)
+}
+
+// Dial opens a TCP connection to a port of the guest, in one attempt that is
+// bounded by ctx. The result is a *net.TCPConn.
+func (l *Link) Dial(ctx context.Context, port uint32) (net.Conn, error) {
+	if port == 0 || port > 65535 {
+		return nil, fmt.Errorf("dial link port %d: %w", port, errdefs.ErrInvalidArgument)
+	}
+	if l.closed.Load() {
+		return nil, fmt.Errorf("dial link port %d: %w", port, os.ErrClosed)
+	}
+	// A paused machine answers nothing for as long as it is paused. That is not
+	// the end of the connection; the end of the machine's process is.
+	d := net.Dialer{KeepAlive: -1}
+	guest := netip.AddrPortFrom(agentproto.GuestLinkAddr.WithZone(l.tap.Name), uint16(port))
+	conn, err := d.DialContext(ctx, "tcp6", guest.String())
+	if err != nil {
+		return nil, fmt.Errorf("dial link port %d: %w", port, err)
+	}
+	return conn, nil
+}

@@ -120,23 +120,22 @@ func (id ID) wait(ctx context.Context) error {
 	}
 }
 
-// findByArg returns the running processes one of whose arguments is arg.
-func findByArg(arg string) ([]ID, error) {
+// forEach calls f with every process that runs and its arguments, each of which
+// ends in a NUL.
+func forEach(f func(id ID, cmdline []byte)) error {
 	// kern.proc.proc lists processes rather than threads.
 	data, err := unix.SysctlRaw("kern.proc.proc")
 	if err != nil {
-		return nil, os.NewSyscallError("sysctl kern.proc.proc", err)
+		return os.NewSyscallError("sysctl kern.proc.proc", err)
 	}
-	var found []ID
 	for ; len(data) >= kinfoProcSize; data = data[kinfoProcSize:] {
 		pid, start, err := parseKinfo(data)
 		if err != nil {
 			continue
 		}
-		cmdline, err := unix.SysctlRaw("kern.proc.args", pid)
-		if err == nil && hasArg(cmdline, arg) {
-			found = append(found, ID{Pid: pid, Start: start})
+		if cmdline, err := unix.SysctlRaw("kern.proc.args", pid); err == nil {
+			f(ID{Pid: pid, Start: start}, cmdline)
 		}
 	}
-	return found, nil
+	return nil
 }

@@ -106,18 +106,18 @@ func (id ID) wait(ctx context.Context) error {
 	return errors.Join(err, pollErr)
 }
 
-// findByArg returns the running processes one of whose arguments is arg.
-func findByArg(arg string) ([]ID, error) {
+// forEach calls f with every process that runs and its arguments, each of which
+// ends in a NUL.
+func forEach(f func(id ID, cmdline []byte)) error {
 	dir, err := os.Open("/proc")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer dir.Close()
 	names, err := dir.Readdirnames(-1)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var found []ID
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
 		if err != nil {
@@ -129,10 +129,9 @@ func findByArg(arg string) ([]ID, error) {
 		if err != nil {
 			continue
 		}
-		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if err == nil && hasArg(cmdline, arg) {
-			found = append(found, id)
+		if cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil {
+			f(id, cmdline)
 		}
 	}
-	return found, nil
+	return nil
 }

@@ -52,6 +52,30 @@ func (r *Receipt) Undo(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// findByArg returns the running processes one of whose arguments is arg.
+func findByArg(arg string) (found []ID, err error) {
+	err = forEach(func(id ID, cmdline []byte) {
+		if hasArg(cmdline, arg) {
+			found = append(found, id)
+		}
+	})
+	return found, err
+}
+
+// Arguments says which of args is one whole argument of some process that
+// runs.
+func Arguments(args ...string) (map[string]bool, error) {
+	present := map[string]bool{}
+	err := forEach(func(_ ID, cmdline []byte) {
+		for _, arg := range args {
+			if hasArg(cmdline, arg) {
+				present[arg] = true
+			}
+		}
+	})
+	return present, err
+}
+
 // hasArg says whether arg is one of the NUL-terminated arguments in cmdline.
 func hasArg(cmdline []byte, arg string) bool {
 	for a := range bytes.SplitSeq(cmdline, []byte{0}) {

@@ -1,0 +1,15 @@
+//go:build !freebsd
+
+package bhyve
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
+	"github.com/containerd/errdefs"
+)
+
+func openLink(context.Context, *receipt.Book) (tapLink, error) {
+	return nil, fmt.Errorf("a tap for bhyve: %w", errdefs.ErrNotImplemented)
+}

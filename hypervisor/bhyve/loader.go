@@ -1,0 +1,88 @@
+package bhyve
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/vmmapi"
+)
+
+const (
+	program = "/usr/sbin/bhyve"
+
+	// loadCommand is the first argument of this program where it is to become
+	// a machine. The others are the virtual machine's name, a mark that finds
+	// the process, and the machine's directory.
+	loadCommand = "become-bhyve-machine"
+
+	guestFile  = "guest.json"
+	configFile = "bhyve.conf"
+)
+
+// Become makes a machine of this process if args, which are os.Args, ask for
+// it: it loads the guest and becomes bhyve(8). It returns false for any other
+// args, and else only with an error. Every program that calls Launch calls it
+// before anything else.
+func Become(args []string) (handled bool, err error) {
+	if len(args) < 2 || args[1] != loadCommand {
+		return false, nil
+	}
+	if len(args) != 5 {
+		return true, fmt.Errorf("%s is for this program's own use", loadCommand)
+	}
+	return true, become(args[4])
+}
+
+func become(dir string) error {
+	data, err := os.ReadFile(filepath.Join(dir, guestFile))
+	if err != nil {
+		return err
+	}
+	var g guest
+	if err := json.Unmarshal(data, &g); err != nil {
+		return err
+	}
+	if err := load(vmmapi.ThisHost(), g); err != nil {
+		return err
+	}
+	// What is ignored stays ignored across exec. A console whose reader is gone
+	// must not be bhyve's end.
+	signal.Ignore(syscall.SIGPIPE)
+	err = syscall.Exec(program, []string{"bhyve", "-k", filepath.Join(dir, configFile), g.Name}, os.Environ())
+	err = &os.PathError{Op: "exec", Path: program, Err: err}
+	return errors.Join(err, destroyed(vmmapi.ThisHost().Destroy(g.Name)))
+}
+
+// prepare writes into dir what the loader and bhyve(8) read: both from one
+// guest, so that they agree on its memory.
+func prepare(dir string, g guest) error {
+	conf, err := g.file()
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(g)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, configFile), conf, 0o600); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, guestFile), data, 0o600)
+}
+
+// unprepare removes what prepare has written.
+func unprepare(dir string) error {
+	var errs []error
+	for _, name := range []string{guestFile, configFile} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
