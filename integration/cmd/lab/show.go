@@ -50,7 +50,7 @@ func show(ctx context.Context, runtime string, shell bool) (int, error) {
 // line is for this program.
 const script = `echo "hello from a container: process $$, user $(id -un)"
 uname -a
-echo "up since $(($(date +%s) - $(cut -d. -f1 /proc/uptime))) ($(cut -d' ' -f1 /proc/uptime) s ago)"
+echo "booted at $(date -u -d @$(($(date +%s) - $(cut -d. -f1 /proc/uptime))))"
 ` + image.ProbePath + " boot"
 
 func demonstrate(ctx context.Context, l *lab.Lab, runtime string) (int, error) {
