@@ -9,8 +9,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // input copies one FIFO to one connection.
@@ -30,45 +28,28 @@ func openInput(path string, conn net.Conn, moved *atomic.Int64) (*input, error) 
 	if _, ok := conn.(halfCloser); !ok {
 		return nil, fmt.Errorf("%T cannot carry an end of stream", conn)
 	}
-	// Non-blocking: the client need not have opened its end yet, and reads have
-	// to be interruptible.
-	r, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	// Open for writing as well, so that there is always a writer: a client may
+	// leave, and another attach, without an end of file in between. Only finish
+	// ends the stream, as containerd's own shim has it. Non-blocking, so that
+	// reads can be interrupted. fifo(7) allows both on Linux; so does FreeBSD.
+	r, err := os.OpenFile(path, os.O_RDWR|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	return &input{r: r, conn: conn, moved: moved}, nil
 }
 
-// copy runs until the client closes its end of the FIFO, or finish is called,
-// then shuts down the sending half of the connection.
+// copy runs until finish is called, or the guest reads no more, then shuts down
+// the sending half of the connection.
 func (in *input) copy() error {
 	// The connection itself stays open: closing it could reset it under data
 	// that the guest has not read yet. The process's end closes it.
 	defer in.r.Close()
-	err := in.waitWriter()
-	if err == nil {
-		_, err = io.Copy(counter{in.conn, in.moved}, in.r)
-	}
+	_, err := io.Copy(counter{in.conn, in.moved}, in.r)
 	if errors.Is(err, os.ErrDeadlineExceeded) && in.finishing.Load() {
 		err = copyRest(counter{in.conn, in.moved}, in.r)
 	}
 	return errors.Join(err, in.conn.(halfCloser).CloseWrite())
-}
-
-// waitWriter waits for the FIFO's first writer. A read before that would find
-// no writer and take it for the end of the stream.
-func (in *input) waitWriter() error {
-	raw, err := in.r.SyscallConn()
-	if err != nil {
-		return err
-	}
-	// The poll decides, not the wake-up: the runtime's poller is edge-triggered
-	// and forgets an edge that came before the wait began.
-	return raw.Read(func(fd uintptr) bool {
-		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		n, err := unix.Poll(p, 0)
-		return err == nil && n > 0
-	})
 }
 
 // finish interrupts the copy's wait for more. Only the first call does: a

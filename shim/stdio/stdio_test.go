@@ -11,7 +11,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -192,19 +191,6 @@ func eventually(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-// parkedIn is true when a goroutine waits for input in function.
-func parkedIn(function string) func() bool {
-	return func() bool {
-		buf := make([]byte, 1<<20)
-		for g := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
-			if strings.Contains(g, function) && strings.Contains(g, "[IO wait") {
-				return true
-			}
-		}
-		return false
-	}
-}
-
 func TestLargeBothWays(t *testing.T) {
 	b := newBed(t, "stdin", "stdout", "stderr")
 	stdout, stderr := b.client(b.cfg.Stdout, os.O_RDONLY), b.client(b.cfg.Stderr, os.O_RDONLY)
@@ -224,6 +210,7 @@ func TestLargeBothWays(t *testing.T) {
 		t.Fatal(err)
 	}
 	stdin.Close()
+	o.CloseStdin()
 
 	b.want(gotIn, in)
 	b.want(gotOut, out)
