@@ -17,6 +17,9 @@ import (
 // modulesList names the kernel modules to load; see parseModules.
 const modulesList = "/etc/modules.list"
 
+// hostname is the guest's until a container's spec says otherwise.
+const hostname = "sandbox"
+
 // Run does the work of process 1 and returns when the machine is to end: nil
 // after an orderly power-off was asked for and has been prepared, or the reason
 // why the machine cannot be of use. Halt is all that is left to do then.
@@ -51,6 +54,9 @@ func Run(ctx context.Context) error {
 
 	if err := loopbackUp(); err != nil {
 		return err
+	}
+	if err := unix.Sethostname([]byte(hostname)); err != nil {
+		return fmt.Errorf("set host name: %w", err)
 	}
 	if err := mountAll(lateMounts); err != nil {
 		return err
