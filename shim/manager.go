@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -20,7 +21,9 @@ import (
 	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/shim"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/sandbox"
 )
@@ -62,6 +65,9 @@ func (Manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (_ *b
 	if err != nil {
 		return nil, err
 	}
+	if err := checkSocketPath(strings.TrimPrefix(result.Address, "unix://")); err != nil {
+		return nil, err
+	}
 	listener, err := shim.NewSocket(result.Address)
 	if err != nil {
 		if !shim.SocketEaddrinuse(err) {
@@ -95,6 +101,19 @@ func (Manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (_ *b
 	}
 	defer socket.Close()
 	return result, spawn(ctx, params, socket)
+}
+
+// maxSocketPath is what the system's struct sockaddr_un holds (unix(4)), less a
+// NUL: 103 bytes on FreeBSD, where pkg/shim would try more.
+const maxSocketPath = len(unix.RawSockaddrUnix{}.Path) - 1
+
+// checkSocketPath says what the system would only call an invalid argument.
+func checkSocketPath(path string) error {
+	if len(path) > maxSocketPath {
+		return fmt.Errorf("shim socket %s has a path of %d bytes, want at most %d: give containerd a shorter state directory: %w",
+			path, len(path), maxSocketPath, errdefs.ErrInvalidArgument)
+	}
+	return nil
 }
 
 // sandboxOf is the id that containers of one sandbox share.

@@ -79,6 +79,7 @@ type translation struct {
 var transformers = []func(*translation) error{
 	checkForm,
 	checkAnnotations,
+	translateFreeBSD,
 	translateRoot,
 	translateMounts,
 	translateNamespaces,
