@@ -119,19 +119,3 @@ func hostUnlink(dirFD int, name string, dir bool) error {
 	}
 	return ignoreEINTR(func() error { return unix.Unlinkat(dirFD, name, flags) })
 }
-
-// readAll calls read with buffers of growing size until the result fits:
-// extended attributes may change between asking for the size and reading.
-func readAll(read func([]byte) (int, error)) ([]byte, error) {
-	for size := 256; ; size *= 4 {
-		buf := make([]byte, min(size, maxXattrSize))
-		n, err := read(buf)
-		if err == unix.ERANGE && len(buf) < maxXattrSize {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		return buf[:n:n], nil
-	}
-}

@@ -147,6 +147,22 @@ func hostDirEntry(buf []byte) (dirEntry, int) {
 	}, size
 }
 
+// readAll calls read with buffers of growing size until the result fits:
+// extended attributes may change between asking for the size and reading.
+func readAll(read func([]byte) (int, error)) ([]byte, error) {
+	for size := 256; ; size *= 4 {
+		buf := make([]byte, min(size, maxXattrSize))
+		n, err := read(buf)
+		if err == unix.ERANGE && len(buf) < maxXattrSize {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		return buf[:n:n], nil
+	}
+}
+
 func hostGetXattr(fd int, _ uint32, name string) ([]byte, error) {
 	return readAll(func(buf []byte) (int, error) { return unix.Getxattr(procPath(fd), name, buf) })
 }
