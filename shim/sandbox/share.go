@@ -29,11 +29,11 @@ func serveShare(ctx context.Context, v *vm, stream string, s bundle.Share) (_ *s
 	if s.SingleFile {
 		open = ninep.SingleFile
 	}
-	tree, err := open(s.Source, ninep.Options{ReadOnly: s.ReadOnly})
+	tree, err := open(s.Source, ninep.Options{ReadOnly: s.ReadOnly, Exclusive: s.Exclusive})
 	if err != nil {
 		return nil, fmt.Errorf("share %s: %w", s.Source, err)
 	}
-	conn, err := openStream(ctx, v.Machine, agentproto.PortNinep, stream)
+	conn, err := v.openStream(ctx, agentproto.PortNinep, stream)
 	if err != nil {
 		tree.Close()
 		return nil, fmt.Errorf("share %s: %w", s.Source, err)
