@@ -16,7 +16,6 @@ import (
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
 	agentv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto/v1"
-	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
 )
 
 // agent is the guest's side of the control port.
@@ -74,24 +73,4 @@ func (a *agent) close() {
 	for _, c := range a.conns {
 		c.Close()
 	}
-}
-
-// openStream opens a data stream on the link.
-func openStream(ctx context.Context, m hypervisor.Machine, port uint32, id string) (_ net.Conn, err error) {
-	conn, err := m.Dial(ctx, port)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			conn.Close()
-		}
-	}()
-	if deadline, ok := ctx.Deadline(); ok {
-		conn.SetDeadline(deadline)
-	}
-	if err := agentproto.OpenStream(conn, id); err != nil {
-		return nil, err
-	}
-	return conn, conn.SetDeadline(time.Time{})
 }

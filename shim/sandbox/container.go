@@ -246,17 +246,16 @@ func (c *Container) processExited(p *process, e Exit) {
 			p.streams().WaitDrained(c.sandbox.ctx, exitDrainIdle)
 			if p.execID == "" {
 				for _, x := range c.execs() {
-					if x.everStarted() {
-						<-x.published
-					}
+					// The guest reports init's exit last: what it has not
+					// reported by now it never will.
+					c.processEnded(x, Exit{Status: exitStatusKilled, At: e.At})
+					<-x.exited
 				}
 				if err := recordExit(c.Bundle, e); err != nil {
 					log.G(c.sandbox.ctx).WithError(err).WithField("container", c.ID).Warn("exit is not on record")
 				}
 			}
-			p.finish(e)
-			c.sandbox.events.send(exitEvent(c.ID, p.execID, pid, e))
-			close(p.published)
+			p.finish(e, func() { c.sandbox.events.send(exitEvent(c.ID, p.execID, pid, e)) })
 		}()
 	})
 }
@@ -358,7 +357,7 @@ func (c *Container) awaitExit(ctx context.Context) {
 		return
 	}
 	select {
-	case <-p.published:
+	case <-p.exited:
 	case <-ctx.Done():
 	}
 }
@@ -376,5 +375,5 @@ func (c *Container) openStdio(ctx context.Context, execID string, cfg stdio.Conf
 }
 
 func (c *Container) dialStdio(ctx context.Context, id string) (net.Conn, error) {
-	return openStream(ctx, c.vm.Machine, agentproto.PortStdio, id)
+	return c.vm.openStream(ctx, agentproto.PortStdio, id)
 }

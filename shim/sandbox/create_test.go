@@ -85,6 +85,10 @@ func TestABootThatFails(t *testing.T) {
 			r.Config.Machine.BootTimeout = config.Duration{Duration: 300 * time.Millisecond}
 			b.backend.furnish = func(a *fakeAgent) { a.on("system.Hello", silence) }
 		}, "agent", errdefs.IsDeadlineExceeded, "last line of the console"},
+		"and what was waited for is said": {func(b *bed, r *CreateRequest) {
+			r.Config.Machine.BootTimeout = config.Duration{Duration: 300 * time.Millisecond}
+			b.backend.furnish = func(a *fakeAgent) { a.on("system.Hello", silence) }
+		}, "agent", errdefs.IsDeadlineExceeded, "boot_timeout of 300ms"},
 		"the guest is of another version": {func(b *bed, r *CreateRequest) {
 			b.backend.furnish = func(a *fakeAgent) { a.protocol++ }
 		}, "agent", errdefs.IsFailedPrecondition, "protocol version"},
@@ -92,7 +96,6 @@ func TestABootThatFails(t *testing.T) {
 			b.backend.furnish = func(a *fakeAgent) { a.on("system.SetTime", refusal(errdefs.ErrUnavailable)) }
 		}, "agent", func(err error) bool { return err != nil }, "clock"},
 		"the machine dies while it boots": {func(b *bed, r *CreateRequest) {
-			r.Config.Machine.BootTimeout = config.Duration{Duration: 2 * time.Second}
 			b.backend.furnish = func(a *fakeAgent) {
 				a.on("system.Hello", func(ctx context.Context) error {
 					b.eventually("launched", func() bool { return len(b.backend.launched()) == 1 })
@@ -100,7 +103,7 @@ func TestABootThatFails(t *testing.T) {
 					return silence(ctx)
 				})
 			}
-		}, "agent", func(err error) bool { return err != nil }, "c1"},
+		}, "agent", func(err error) bool { return errors.Is(err, hypervisor.ErrExited) }, "reset"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBed(t)

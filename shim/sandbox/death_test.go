@@ -9,6 +9,9 @@ import (
 	apievents "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	agentv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto/v1"
@@ -16,6 +19,9 @@ import (
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/config"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/stdio"
 )
+
+// code is the gRPC code that a client would see.
+func code(err error) codes.Code { return status.Code(errgrpc.ToGRPC(err)) }
 
 func TestTheMachineDiesUnderRunningProcesses(t *testing.T) {
 	b := newBed(t)
@@ -44,7 +50,6 @@ func TestTheMachineDiesUnderRunningProcesses(t *testing.T) {
 	if n, err := client.Read(buf); err != nil || string(buf[:n]) != "last words" {
 		t.Errorf("read %q, %v", buf[:n], err)
 	}
-	b.published("exit c1 137")
 	b.inOrder("exit c1/x1 137", "exit c1 137")
 	b.inOrder("exit c1/x2 137", "exit c1 137")
 	if b.count("exit c1/created 137") != 0 {
@@ -55,13 +60,14 @@ func TestTheMachineDiesUnderRunningProcesses(t *testing.T) {
 		t.Errorf("status %v, exit %+v, %v", s, e, err)
 	}
 	for what, err := range map[string]error{
-		"kill":   c.Kill(b.within(), "", 15, false),
-		"start":  c.Start(b.within(), "created"),
-		"exec":   c.Exec(b.within(), "x3", stdio.Config{}, processSpec()),
-		"resize": c.Resize(b.within(), "", 80, 25),
-		"pids":   func() error { _, err := c.Pids(b.within()); return err }(),
+		"kill":              c.Kill(b.within(), "", 15, false),
+		"start":             c.Start(b.within(), "created"),
+		"exec":              c.Exec(b.within(), "x3", stdio.Config{}, processSpec()),
+		"exec with streams": c.Exec(b.within(), "x4", stdio.Config{Stdout: out}, processSpec()),
+		"resize":            c.Resize(b.within(), "", 80, 25),
+		"pids":              func() error { _, err := c.Pids(b.within()); return err }(),
 	} {
-		if err == nil || errdefs.IsUnknown(err) {
+		if c := code(err); c == codes.OK || c == codes.Unknown {
 			t.Errorf("%s in a dead machine: %v", what, err)
 		}
 	}
@@ -94,10 +100,13 @@ func TestTheMachineDiesDuringCreate(t *testing.T) {
 					return silence(ctx)
 				})
 			}
-			ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
-			defer cancel()
-			if _, err := b.Create(ctx, r); err == nil {
-				t.Fatal("created")
+			began := time.Now()
+			_, err := b.Create(b.within(), r)
+			if c := code(err); c == codes.OK || c == codes.Unknown || c == codes.DeadlineExceeded {
+				t.Fatalf("got %v", err)
+			}
+			if took := time.Since(began); took > patience/2 {
+				t.Errorf("took %v to notice", took)
 			}
 			if _, err := b.Container("c1"); !errdefs.IsNotFound(err) {
 				t.Errorf("the container is there: %v", err)
@@ -225,6 +234,18 @@ func TestALostEventStreamEndsTheMachine(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestAnAgentThatDoesNotTakeAStream(t *testing.T) {
+	b := newBed(t)
+	b.cfg.Machine.AgentTimeout = config.Duration{Duration: 200 * time.Millisecond}
+	c := b.running("c1")
+	b.agent().on("stream io/c1/exec/x1/stdout", silence)
+	out, _ := b.output()
+	if err := c.Exec(b.within(), "x1", stdio.Config{Stdout: out}, processSpec()); !errdefs.IsDeadlineExceeded(err) {
+		t.Errorf("got %v, want DeadlineExceeded", err)
+	}
+	b.exec(c, "x1", stdio.Config{})
 }
 
 // An agent that is slow is not an agent that is gone.

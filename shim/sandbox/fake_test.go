@@ -303,10 +303,11 @@ func (b *bed) output() (path string, client *os.File) {
 	return path, client
 }
 
-// inOrder checks that the names were published in this order, whatever else
-// was in between.
+// inOrder waits for the last of the names and checks that they were published
+// in this order, whatever else was in between.
 func (b *bed) inOrder(names ...string) {
 	b.t.Helper()
+	b.published(names[len(names)-1])
 	all := b.events.names()
 	rest := all
 	for _, n := range names {

@@ -65,7 +65,6 @@ func TestALife(t *testing.T) {
 		t.Errorf("shutdown: %v, %v", done, err)
 	}
 	noReceipts(t, r.Bundle)
-	b.published("delete c1 5")
 	b.inOrder("create c1", "start c1", "exec added c1/x1", "exec started c1/x1", "exit c1/x1 3", "exit c1 5", "delete c1 5")
 	if e, err := ReadExit(r.Bundle); err != nil || e.Status != 5 {
 		t.Errorf("exit on record is %+v, %v", e, err)
@@ -107,11 +106,23 @@ func TestInitsExitIsPublishedLast(t *testing.T) {
 	end.Close()
 	b.wantExit(execDone, 1)
 	b.wantExit(initDone, 2)
-	b.published("exit c1 2")
 	b.inOrder("exit c1/x1 1", "exit c1 2")
 	if data, err := io.ReadAll(client); err != nil || len(data) != 10 {
 		t.Errorf("read %q, %v", data, err)
 	}
+}
+
+// A guest that never reports the exit of an exec cannot hold init's back.
+func TestAnExecWhoseExitTheGuestKeeps(t *testing.T) {
+	b := newBed(t)
+	c := b.running("c1")
+	b.exec(c, "x1", stdio.Config{})
+	must(t, c.Start(b.within(), "x1"))
+	execDone := b.wait(c, "x1")
+	b.agent().exit("c1", "", 1)
+	b.wantExit(b.wait(c, ""), 1)
+	b.wantExit(execDone, exitStatusKilled)
+	b.inOrder("exit c1/x1 137", "exit c1 1")
 }
 
 // Output that something in the background holds open is waited for, for a

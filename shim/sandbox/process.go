@@ -49,20 +49,18 @@ type process struct {
 
 	// exitSeen guards the one transition to stopped.
 	exitSeen sync.Once
-	// exited is closed once exit is final and output has drained: Wait returns.
+	// exited is closed once exit is final, output has drained and the exit event
+	// is queued for containerd: Wait returns.
 	exited chan struct{}
-	// published is closed once the exit event is queued for containerd.
-	published chan struct{}
 }
 
 func newProcess(execID string, cfg stdio.Config) *process {
 	return &process{
-		execID:    execID,
-		stdio:     cfg,
-		io:        stdio.None(),
-		status:    task.Status_CREATED,
-		exited:    make(chan struct{}),
-		published: make(chan struct{}),
+		execID: execID,
+		stdio:  cfg,
+		io:     stdio.None(),
+		status: task.Status_CREATED,
+		exited: make(chan struct{}),
 	}
 }
 
@@ -101,22 +99,21 @@ func (p *process) everStarted() bool {
 	return s != task.Status_CREATED
 }
 
-// finish makes e the process's exit, unless it has one. Wait returns from here
-// on.
-func (p *process) finish(e Exit) {
+// finish makes e the process's exit, has it announced, and lets Wait return, in
+// this order: who hears of it finds the process stopped, and whoever deletes it
+// after Wait does so after the announcement.
+func (p *process) finish(e Exit, announce func()) {
 	p.mu.Lock()
 	p.status, p.exit = task.Status_STOPPED, e
 	p.mu.Unlock()
+	announce()
 	close(p.exited)
 }
 
 // endUnpublished is the end of a process of which no exit will be seen, and
 // none is published: it never ran. Whoever waits for it is told.
 func (p *process) endUnpublished(e Exit) {
-	p.exitSeen.Do(func() {
-		p.finish(e)
-		close(p.published)
-	})
+	p.exitSeen.Do(func() { p.finish(e, func() {}) })
 }
 
 // wait blocks until the process has exited and its output has drained.

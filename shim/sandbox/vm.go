@@ -5,10 +5,12 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
@@ -99,11 +101,8 @@ func boot(ctx context.Context, b hypervisor.Backend, cfg config.Config, id, bund
 	linked := time.Now()
 
 	phase = "agent"
-	hello, err := v.agent.hello(ctx)
+	hello, err := v.greet(ctx)
 	if err != nil {
-		return nil, err
-	}
-	if err := v.agent.setTime(ctx); err != nil {
 		return nil, err
 	}
 	log.G(ctx).WithFields(log.Fields{
@@ -117,6 +116,60 @@ func boot(ctx context.Context, b hypervisor.Backend, cfg config.Config, id, bund
 		"uptime":   hello.Uptime.AsDuration().Milliseconds(),
 	}).Info("sandbox machine is up")
 	return v, nil
+}
+
+// greet is the first talk with the agent: who it is, and what time it is.
+func (v *vm) greet(ctx context.Context) (*agentv1.HelloResponse, error) {
+	ctx, release := whileAlive(ctx, v.Machine)
+	defer release()
+	hello, err := v.agent.hello(ctx)
+	if err == nil {
+		err = v.agent.setTime(ctx)
+	}
+	if err != nil && ctx.Err() != nil {
+		return nil, fmt.Errorf("%w: %w", err, context.Cause(ctx))
+	}
+	return hello, err
+}
+
+// whileAlive is ctx, ended by the machine's end as well. Connections of a dead
+// machine stay open and silent, so whoever waits on one needs it.
+func whileAlive(ctx context.Context, m hypervisor.Machine) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-m.Done():
+			exit := m.Exit()
+			cancel(fmt.Errorf("%w: %s (%s): %w", hypervisor.ErrExited, exit.Reason, exit.Detail, errdefs.ErrUnavailable))
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(nil) }
+}
+
+// openStream opens a data stream on the link, in bounded time.
+func (v *vm) openStream(ctx context.Context, port uint32, id string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, v.agentTimeout)
+	defer cancel()
+	ctx, release := whileAlive(ctx, v.Machine)
+	defer release()
+	conn, err := v.Dial(ctx, port)
+	switch {
+	case errors.Is(err, hypervisor.ErrExited):
+		return nil, fmt.Errorf("open stream %q: %w: %w", id, err, errdefs.ErrUnavailable)
+	case err != nil:
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	err = agentproto.OpenStream(conn, id)
+	if !stop() {
+		return nil, fmt.Errorf("open stream %q: %w", id, context.Cause(ctx))
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
 }
 
 // destroy ends the machine by force. It uses the values of ctx, not its end.
