@@ -1,17 +1,11 @@
-//go:build linux
+//go:build linux || freebsd
 
 package integration
 
 import (
 	"fmt"
 	"net"
-	"os"
-	"path/filepath"
-	"runtime"
 	"strconv"
-	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // linkPort is what the test listens on, where the guest must not get at it.
@@ -31,32 +25,25 @@ func testLink(r *rig) {
 	}
 }
 
-// listenOnLink listens with TCP and UDP in the namespace of the link's host
-// end, which the shim holds open. What arrives there is told on the channel.
+// sockets listen where the guest must not get at them.
+type sockets struct {
+	tcp net.Listener
+	udp net.PacketConn
+	err error
+}
+
+func listen() (s sockets) {
+	if s.tcp, s.err = net.Listen("tcp6", fmt.Sprintf("[::]:%d", linkPort)); s.err == nil {
+		s.udp, s.err = net.ListenPacket("udp6", fmt.Sprintf("[::]:%d", linkPort))
+	}
+	return s
+}
+
+// listenOnLink listens with TCP and UDP at the link's host end. What arrives
+// there is told on the channel.
 func (r *rig) listenOnLink(id string) <-chan string {
 	r.Helper()
-	ns := r.linkNamespace(r.findProcess("containerd-shim-bhyve", id).Pid)
-	defer ns.Close()
-	type sockets struct {
-		tcp net.Listener
-		udp net.PacketConn
-		err error
-	}
-	opened := make(chan sockets)
-	go func() {
-		// The thread ends with the goroutine: it is in the wrong namespace for
-		// any other.
-		runtime.LockOSThread()
-		var s sockets
-		if s.err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); s.err == nil {
-			s.tcp, s.err = net.Listen("tcp6", fmt.Sprintf("[::]:%d", linkPort))
-		}
-		if s.err == nil {
-			s.udp, s.err = net.ListenPacket("udp6", fmt.Sprintf("[::]:%d", linkPort))
-		}
-		opened <- s
-	}()
-	s := <-opened
+	s := r.listenAtHostEnd(id)
 	if s.err != nil {
 		r.Fatalf("listen on the link: %v", s.err)
 	}
@@ -75,31 +62,4 @@ func (r *rig) listenOnLink(id string) <-chan string {
 		}
 	}()
 	return reached
-}
-
-// linkNamespace is the network namespace, other than the one it is in, that a
-// process has open.
-func (r *rig) linkNamespace(pid int) *os.File {
-	r.Helper()
-	dir := filepath.Join("/proc", strconv.Itoa(pid))
-	own, err := os.Readlink(filepath.Join(dir, "ns/net"))
-	if err != nil {
-		r.Fatal(err)
-	}
-	fds, err := os.ReadDir(filepath.Join(dir, "fd"))
-	if err != nil {
-		r.Fatal(err)
-	}
-	for _, fd := range fds {
-		path := filepath.Join(dir, "fd", fd.Name())
-		if target, err := os.Readlink(path); err == nil && strings.HasPrefix(target, "net:[") && target != own {
-			f, err := os.Open(path)
-			if err != nil {
-				r.Fatal(err)
-			}
-			return f
-		}
-	}
-	r.Fatalf("process %d has no other network namespace open: the link is no tap", pid)
-	return nil
 }

@@ -1,10 +1,9 @@
-//go:build linux
+//go:build linux || freebsd
 
 package integration
 
 import (
 	"encoding/json"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -40,11 +39,7 @@ func TestMachine(t *testing.T) {
 }
 
 func testOwnKernel(r *rig) {
-	out, err := exec.CommandContext(r.ctx, r.Probe(), "boot").Output()
-	if err != nil {
-		r.Fatal(err)
-	}
-	host := r.parseBoot(string(out))
+	host := r.hostBoot()
 	first := r.parseBoot(r.mustRun(nil, "/bin/probe", "boot").Stdout)
 	second := r.parseBoot(r.mustRun(nil, "/bin/probe", "boot").Stdout)
 	if first.BootID == host.BootID || first.BootID == second.BootID {
@@ -102,7 +97,7 @@ func (r *rig) startInMachine() string {
 func testMachineKilled(r *rig) {
 	events := r.subscribe()
 	id := r.start(nil)
-	if err := r.findProcess("qemu-system-", id).Kill(); err != nil {
+	if err := r.findMachine(id).Kill(); err != nil {
 		r.Fatal(err)
 	}
 	r.wantDeath(events, id)

@@ -1,18 +1,8 @@
-//go:build linux
+//go:build linux || freebsd
 
 package integration
 
-import (
-	"testing"
-
-	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/integration/lab"
-)
-
-// runtimes are those under test, the reference first.
-var runtimes = []struct{ name, runtime string }{
-	{"runc", lab.RuntimeRunc},
-	{"bhyve", lab.RuntimeBhyve},
-}
+import "testing"
 
 // cases are what every runtime has to do alike. One file each per theme.
 var cases = []struct {

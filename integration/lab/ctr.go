@@ -1,5 +1,3 @@
-//go:build linux
-
 package lab
 
 import (
@@ -31,7 +29,7 @@ func (r Result) String() string {
 // Command is ctr with args in the lab's environment, for a caller that wires
 // its streams. It is killed when ctx ends.
 func (l *Lab) Command(ctx context.Context, args ...string) *exec.Cmd {
-	return l.Tool(ctx, "ctr", args...)
+	return l.Tool(ctx, "ctr", adapt(args)...)
 }
 
 // Shim is this repository's shim with args, in the environment that containerd

@@ -1,5 +1,3 @@
-//go:build linux
-
 package lab
 
 import (
@@ -10,16 +8,19 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/defaults"
+	"github.com/containerd/platforms"
 	"github.com/pelletier/go-toml/v2"
 	"golang.org/x/sys/unix"
 )
 
 // containerdAddress is containerd's default, so that ctr finds it unasked.
-const containerdAddress = "/run/containerd/containerd.sock"
+const containerdAddress = defaults.DefaultAddress
 
 // disabledPlugins are those that a lab has no use for, or that would look
 // outside of it.
@@ -37,6 +38,9 @@ var disabledPlugins = []string{
 	"io.containerd.snapshotter.v1.zfs",
 }
 
+// guestPlatform is what runs in a guest, whatever the host is.
+var guestPlatform = platforms.Only(platforms.Platform{OS: "linux", Architecture: runtime.GOARCH})
+
 // daemon is the containerd process, which may be stopped and started again.
 type daemon struct {
 	config  string
@@ -52,7 +56,7 @@ func newDaemon(l *Lab) (*daemon, error) {
 	config := map[string]any{
 		"version":          3,
 		"root":             filepath.Join(l.Dir, "containerd"),
-		"state":            "/run/containerd",
+		"state":            defaults.DefaultStateDir,
 		"disabled_plugins": disabledPlugins,
 		"grpc":             map[string]any{"address": containerdAddress},
 		"debug":            map[string]any{"level": "debug"},
@@ -81,6 +85,8 @@ func (l *Lab) Env() []string {
 		"CONTAINERD_SHIM_BHYVE_CONFIG="+l.shimConfigPath(),
 		// They would be on the standard error of every ctr.
 		"CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1",
+		// Otherwise ctr's default is one that FreeBSD does not have.
+		"CONTAINERD_SNAPSHOTTER="+snapshotter,
 	)
 }
 
@@ -90,7 +96,8 @@ func (l *Lab) StartContainerd(ctx context.Context) error {
 		return fmt.Errorf("start containerd: %w", err)
 	}
 	if l.Client == nil {
-		client, err := containerd.New(containerdAddress, containerd.WithDefaultNamespace(l.Namespace))
+		client, err := containerd.New(containerdAddress,
+			containerd.WithDefaultNamespace(l.Namespace), containerd.WithDefaultPlatform(guestPlatform))
 		if err != nil {
 			return err
 		}

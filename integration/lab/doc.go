@@ -11,6 +11,6 @@
 // Inside, Start brings up a stock containerd whose PATH leads to this
 // repository's shim, and Lab.Leaks says what a test has left behind.
 //
-// It is for Linux: FreeBSD has jails for the purpose, and a lab of its own
-// beside this one when the bhyve backend has a body.
+// On FreeBSD, where taps and virtual machines are the whole host's, the world is
+// the host itself: one that was made for tests. See docs/freebsd.md.
 package lab

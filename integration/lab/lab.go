@@ -1,5 +1,3 @@
-//go:build linux
-
 package lab
 
 import (
@@ -11,9 +9,8 @@ import (
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
-
-	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/integration/image"
 )
 
 // The runtimes of a lab.
@@ -67,7 +64,7 @@ func Start(ctx context.Context) (_ *Lab, err error) {
 	}
 	l := &Lab{Dir: world.dir, Namespace: filepath.Base(world.dir), repo: repo}
 	// Directories that containerd, ctr and runc make at first use and keep.
-	for _, dir := range []string{l.TempDir(), "/run/containerd/fifo", "/run/containerd/s", "/run/containerd/runc"} {
+	for _, dir := range []string{l.TempDir(), inState("fifo"), inState("s"), inState("runc")} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, err
 		}
@@ -87,6 +84,9 @@ func Start(ctx context.Context) (_ *Lab, err error) {
 	l.clean, err = l.Snapshot()
 	return l, err
 }
+
+// inState is a path in containerd's directory for state.
+func inState(name string) string { return filepath.Join(defaults.DefaultStateDir, name) }
 
 // Context returns ctx with the lab's containerd namespace in it, as calls of
 // Client need it.
@@ -109,27 +109,20 @@ func (l *Lab) Close(ctx context.Context) error {
 func (l *Lab) importImages(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(l.Context(ctx), callTimeout)
 	defer cancel()
-	for _, build := range []func() (*image.Image, error){
-		func() (*image.Image, error) { return image.Busybox(Image, artifacts.busybox, l.Probe()) },
-		func() (*image.Image, error) { return image.Foreign(ForeignImage) },
-	} {
-		img, err := build()
-		if err != nil {
-			return fmt.Errorf("build image: %w", err)
-		}
-		archive, err := img.Archive()
-		if err != nil {
-			return fmt.Errorf("pack image %s: %w", img.Name, err)
-		}
+	archives, err := l.archives()
+	if err != nil {
+		return err
+	}
+	for name, archive := range archives {
 		if _, err := l.Client.Import(ctx, archive); err != nil {
-			return fmt.Errorf("import image %s: %w", img.Name, err)
+			return fmt.Errorf("import image %s: %w", name, err)
 		}
-		got, err := l.Client.GetImage(ctx, img.Name)
+		got, err := l.Client.GetImage(ctx, name)
 		if err != nil {
-			return fmt.Errorf("image %s: %w", img.Name, err)
+			return fmt.Errorf("image %s: %w", name, err)
 		}
-		if err := got.Unpack(ctx, ""); err != nil {
-			return fmt.Errorf("unpack image %s: %w", img.Name, err)
+		if err := got.Unpack(ctx, snapshotter); err != nil {
+			return fmt.Errorf("unpack image %s: %w", name, err)
 		}
 	}
 	return nil

@@ -1,5 +1,3 @@
-//go:build linux
-
 package lab
 
 import (
@@ -10,13 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
-	"github.com/google/nftables"
 	"github.com/moby/sys/mountinfo"
-	"github.com/vishvananda/netlink"
 )
 
 // settleTime is how long after a task's deletion its shim may take to be gone
@@ -65,7 +60,7 @@ func (s Snapshot) minus(before Snapshot) error {
 func (l *Lab) Snapshot() (Snapshot, error) {
 	s := Snapshot{}
 	for _, look := range []func(Snapshot) error{
-		l.processes, l.openPipes, links, netfilter, mounts, l.files, l.cgroups,
+		l.processes, mounts, l.files, l.system,
 	} {
 		if err := look(s); err != nil {
 			return nil, fmt.Errorf("look for leaks: %w", err)
@@ -92,62 +87,6 @@ func (l *Lab) processes(s Snapshot) error {
 	return nil
 }
 
-// openPipes are named pipes that containerd still holds: stdio of a task, or a
-// shim's log.
-func (l *Lab) openPipes(s Snapshot) error {
-	dir := filepath.Join("/proc", strconv.Itoa(l.ContainerdPid()), "fd")
-	fds, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	for _, fd := range fds {
-		path := filepath.Join(dir, fd.Name())
-		target, err := os.Readlink(path)
-		if err != nil || !strings.HasPrefix(target, "/") {
-			continue
-		}
-		if info, err := os.Stat(path); err == nil && info.Mode()&fs.ModeNamedPipe != 0 {
-			s.add("named pipe open in containerd: %s", target)
-		}
-	}
-	return nil
-}
-
-func links(s Snapshot) error {
-	all, err := netlink.LinkList()
-	if err != nil {
-		return err
-	}
-	for _, link := range all {
-		s.add("network interface %s (%s)", link.Attrs().Name, link.Type())
-	}
-	return nil
-}
-
-func netfilter(s Snapshot) error {
-	conn, err := nftables.New()
-	if err != nil {
-		return err
-	}
-	tables, err := conn.ListTables()
-	if err != nil {
-		return err
-	}
-	for _, t := range tables {
-		s.add("nftables table %s (family %d)", t.Name, t.Family)
-		chains, err := conn.ListChainsOfTableFamily(t.Family)
-		if err != nil {
-			return err
-		}
-		for _, c := range chains {
-			if c.Table.Name == t.Name {
-				s.add("nftables chain %s in table %s", c.Name, t.Name)
-			}
-		}
-	}
-	return nil
-}
-
 func mounts(s Snapshot) error {
 	all, err := mountinfo.GetMounts(nil)
 	if err != nil {
@@ -159,15 +98,13 @@ func mounts(s Snapshot) error {
 	return nil
 }
 
-// files are everything below /run and the lab's TMPDIR, and what containerd
-// keeps for each task. Snapshots and content are containerd's to collect.
+// files are everything below the lab's TMPDIR and the system's directories for
+// state, and what containerd keeps for each task. Snapshots and content are containerd's to collect.
 func (l *Lab) files(s Snapshot) error {
-	for _, root := range []string{
-		"/run",
-		"/dev/shm",
+	for _, root := range append([]string{
 		l.TempDir(),
 		filepath.Join(l.Dir, "containerd", "io.containerd.runtime.v2.task"),
-	} {
+	}, stateDirs...) {
 		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 			switch {
 			case os.IsNotExist(err):
@@ -194,23 +131,4 @@ func (l *Lab) files(s Snapshot) error {
 func isMountpoint(path string) bool {
 	mounted, err := mountinfo.Mounted(path)
 	return err == nil && mounted
-}
-
-func (l *Lab) cgroups(s Snapshot) error {
-	dirs, err := cgroupDirs(l.Namespace)
-	if err != nil {
-		return err
-	}
-	for _, dir := range dirs {
-		entries, err := os.ReadDir(dir)
-		if err != nil {
-			return err
-		}
-		for _, e := range entries {
-			if e.IsDir() {
-				s.add("cgroup %s", filepath.Join(dir, e.Name()))
-			}
-		}
-	}
-	return nil
 }

@@ -1,5 +1,3 @@
-//go:build linux
-
 package lab
 
 import (
@@ -7,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // Repo is the root of the checkout that the working directory is in.
@@ -31,12 +30,14 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// artifacts are the built things that a lab uses, relative to the checkout.
-var artifacts = struct{ shimDir, toolDir, guest, probe, busybox string }{
+// artifacts are the built things that a lab uses, relative to the checkout. Its
+// images are made from the busybox of this machine.
+var artifacts = struct{ shimDir, toolDir, guest, probe, images, busybox string }{
 	shimDir: "bin",
 	toolDir: ".cache/bin",
 	guest:   ".cache/guest",
 	probe:   ".cache/bin/probe",
+	images:  ".cache/images",
 	busybox: "/bin/busybox",
 }
 
@@ -46,12 +47,17 @@ func checkArtifacts(repo string) error {
 	for _, p := range []string{
 		filepath.Join(repo, artifacts.toolDir, "containerd"),
 		filepath.Join(repo, artifacts.toolDir, "ctr"),
-		filepath.Join(repo, artifacts.probe),
-		artifacts.busybox,
+		filepath.Join(repo, imageSource),
 	} {
 		if !exists(p) {
 			errs = append(errs, fmt.Errorf("%s is missing: run make deps build", p))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// ArchiveName is the file that holds an image where images are not made on the
+// machine itself.
+func ArchiveName(image string) string {
+	return strings.NewReplacer("/", "-", ":", "-").Replace(image) + ".tar"
 }
