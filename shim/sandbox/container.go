@@ -80,6 +80,9 @@ func (c *Container) Start(ctx context.Context, execID string) error {
 	if err != nil {
 		return err
 	}
+	if err := p.streams().StartInput(ctx); err != nil {
+		return fmt.Errorf("start %s: %w", c.ID, err)
+	}
 	err = c.call(ctx, "start", func(ctx context.Context) error {
 		_, err := c.vm.agent.task.Start(ctx, &taskapi.StartRequest{ID: c.ID, ExecID: execID})
 		return err
@@ -243,7 +246,9 @@ func (c *Container) processExited(p *process, e Exit) {
 	p.exitSeen.Do(func() {
 		pid := c.sandbox.Pid()
 		go func() {
-			p.streams().WaitDrained(c.sandbox.ctx, exitDrainIdle)
+			drain, cancel := context.WithTimeout(c.sandbox.ctx, exitDrainMax)
+			p.streams().WaitDrained(drain, exitDrainIdle)
+			cancel()
 			if p.execID == "" {
 				for _, x := range c.execs() {
 					// The guest reports init's exit last: what it has not

@@ -28,6 +28,10 @@ const (
 	// nothing moves on its output. Something else then holds the output open (a
 	// child left in the background), or the client does not read.
 	exitDrainIdle = 2 * time.Second
+	// exitDrainMax is the most that it is held back while something moves: a
+	// child left in the background may write for ever. What is still on its way
+	// then is delivered after the exit, up to Delete.
+	exitDrainMax = 30 * time.Second
 	// deleteDrainIdle is the same once the process is deleted: the guest has
 	// closed its end by then, so only bytes on their way are waited for.
 	deleteDrainIdle = 5 * time.Second

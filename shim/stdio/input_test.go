@@ -1,7 +1,9 @@
 package stdio
 
 import (
+	"errors"
 	"os"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -19,6 +21,27 @@ func TestStdinOutlivesItsWriters(t *testing.T) {
 	}
 	o.CloseStdin()
 	b.want(got, []byte("first second"))
+}
+
+// Before the process is started its client's writer waits, and an end that is
+// asked for meanwhile comes after what was written.
+func TestInputWaitsForStart(t *testing.T) {
+	b := newBed(t, "stdin")
+	o, err := Open(t.Context(), b.cfg, "p", b.dial)
+	must(t, err)
+	t.Cleanup(o.Close)
+	if _, err := os.OpenFile(b.cfg.Stdin, os.O_WRONLY|syscall.O_NONBLOCK, 0); !errors.Is(err, syscall.ENXIO) {
+		t.Fatalf("the FIFO has a reader before the process is started: %v", err)
+	}
+	w, err := os.OpenFile(b.cfg.Stdin, os.O_RDWR, 0)
+	must(t, err)
+	defer w.Close()
+	_, err = w.Write([]byte("early"))
+	must(t, err)
+	o.CloseStdin()
+	must(t, o.StartInput(t.Context()))
+	must(t, o.StartInput(t.Context()))
+	b.want(collect(b.end("stdin")), []byte("early"))
 }
 
 // What was in the FIFO before the shim came is input as well.

@@ -76,7 +76,8 @@ type IO struct {
 // Open connects the streams that cfg names. id prefixes the stream ids and is
 // unique in the machine. It returns once the client has opened its ends of the
 // output FIFOs, as every shim does: a writer that came and went before its
-// reader would lose what it wrote. On error everything is closed again.
+// reader would lose what it wrote. Output flows from then on, input from
+// StartInput. On error everything is closed again.
 func Open(ctx context.Context, cfg Config, id string, dial Dialer) (_ *IO, err error) {
 	o := &IO{guest: Config{Terminal: cfg.Terminal}, drained: make(chan struct{})}
 	defer func() {
@@ -146,25 +147,41 @@ func (o *IO) run(ctx context.Context) {
 			}
 		})
 	}
-	if o.stdin != nil {
-		go func() {
-			// A process may exit without having read its input.
-			if err := o.stdin.copy(); err != nil {
-				log.G(ctx).WithError(err).Debug("input ended early")
-			}
-		}()
-	}
 	go func() {
 		wg.Wait()
 		close(o.drained)
 	}()
 }
 
+// StartInput begins to read what the client has for the process. It is called
+// when the process is started; calling it again does nothing.
+func (o *IO) StartInput(ctx context.Context) error {
+	if o.stdin == nil {
+		return nil
+	}
+	copy, err := o.stdin.start()
+	if err != nil {
+		return fmt.Errorf("stdin: %w", err)
+	}
+	if copy == nil {
+		return nil
+	}
+	ctx = context.WithoutCancel(ctx)
+	go func() {
+		// A process may exit without having read its input.
+		if err := copy(); err != nil {
+			log.G(ctx).WithError(err).Debug("input ended early")
+		}
+	}()
+	return nil
+}
+
 // Guest is the same stdio in the guest's terms, for the agent's Task service.
 func (o *IO) Guest() Config { return o.guest }
 
 // CloseStdin ends the process's standard input after everything that the
-// client has written up to now. It does not wait for that.
+// client has written up to now, or if it has not been started, up to then. It
+// does not wait for that.
 func (o *IO) CloseStdin() {
 	if o.stdin != nil {
 		o.stdin.finish()

@@ -112,6 +112,9 @@ func (b *bed) open() *IO {
 		b.t.Fatal(err)
 	}
 	b.t.Cleanup(o.Close)
+	if err := o.StartInput(ctx); err != nil {
+		b.t.Fatal(err)
+	}
 	return o
 }
 

@@ -192,13 +192,12 @@ func (s *Service) Connect(context.Context, *taskapi.ConnectRequest) (*taskapi.Co
 // then it does nothing, as containerd's own shim does.
 func (s *Service) Shutdown(ctx context.Context, r *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
 	done, err := s.sandbox.Shutdown(ctx)
-	if err != nil {
-		return nil, edge(ctx, "shutdown", err)
-	}
 	if done {
+		// Even after an error: containerd removes the bundle whatever the answer,
+		// and `delete` gives back what is left.
 		s.exit()
 	}
-	return empty, nil
+	return empty, edge(ctx, "shutdown", err)
 }
 
 // Pause is not there yet.
