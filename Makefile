@@ -121,6 +121,10 @@ integration: guest lab runc-shim ## tests with a real containerd and real virtua
 	$(call say,integration tests)
 	@$(GO) test -count=1 -timeout=$(INTEGRATION_TIMEOUT) -v ./integration $(TESTFLAGS)
 
+.PHONY: test-freebsd
+test-freebsd: guest ## unit and integration tests on a FreeBSD 15 host: HOST=[user@]host[:port]
+	@HOST='$(HOST)' sh hack/test-freebsd.sh $(STEPS)
+
 .PHONY: clean
 clean: ## remove everything that was built or downloaded
 	rm -rf bin $(CACHE)

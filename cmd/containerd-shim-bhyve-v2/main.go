@@ -1,5 +1,6 @@
 // Command containerd-shim-bhyve-v2 is the containerd shim io.containerd.bhyve.v2.
-// containerd starts it; see the README for how.
+// containerd starts it; see the README for how. An administrator may, too, with
+// the argument "check": it says what this host lacks.
 package main
 
 import (
@@ -10,10 +11,14 @@ import (
 	cshim "github.com/containerd/containerd/v2/pkg/shim"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/check"
 )
 
 func main() {
 	ctx := context.Background()
+	if len(os.Args) == 2 && os.Args[1] == "check" {
+		os.Exit(check.Run(ctx, os.Stdout))
+	}
 	manager := shim.Manager{}
 	handled, err := shim.BecomeMachine(os.Args)
 	if !handled {
