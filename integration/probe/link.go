@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -31,15 +32,7 @@ func checkLink(port string) error {
 		return err
 	}
 	runtime.LockOSThread()
-	ns, err := os.Open("/proc/1/ns/net")
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("join process 1's network namespace: %w", err)
-	}
-	iface, err := linkInterface()
+	iface, err := joinLink()
 	if err != nil {
 		return err
 	}
@@ -62,6 +55,35 @@ func checkLink(port string) error {
 	})
 }
 
+// joinLink puts the thread into the network namespace of the link's interface:
+// that of one of process 1's threads, which need not all be in the same.
+func joinLink() (*net.Interface, error) {
+	namespaces, err := filepath.Glob("/proc/1/task/*/ns/net")
+	if err != nil {
+		return nil, err
+	}
+	err = errors.New("process 1 has no threads: not the machine's PID namespace")
+	for _, path := range namespaces {
+		var iface *net.Interface
+		if iface, err = joinNamespace(path); err == nil {
+			return iface, nil
+		}
+	}
+	return nil, err
+}
+
+func joinNamespace(path string) (*net.Interface, error) {
+	ns, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+		return nil, fmt.Errorf("join %s: %w", path, err)
+	}
+	return linkInterface()
+}
+
 // linkInterface is the interface that has the guest's link address.
 func linkInterface() (*net.Interface, error) {
 	all, err := net.Interfaces()
@@ -79,7 +101,7 @@ func linkInterface() (*net.Interface, error) {
 			}
 		}
 	}
-	return nil, fmt.Errorf("no interface has %s: not process 1's namespace, or the link is no tap", agentproto.GuestLinkAddr)
+	return nil, fmt.Errorf("no interface has %s: the link is no tap", agentproto.GuestLinkAddr)
 }
 
 func onlyInterface(link string) error {
