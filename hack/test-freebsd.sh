@@ -49,16 +49,16 @@ build() {
 	# What the lab takes for a checkout.
 	cp go.mod Makefile $tree/
 	cross build -trimpath -tags netgo,osusergo -o $tree/bin/ ./cmd/containerd-shim-bhyve-v2
-	cross test -c -o $tree/integration/ ./integration
+	cross test -c -ldflags=-s -o $tree/integration/ ./integration
 	GOOS=freebsd $GO list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}} {{.Dir}}{{end}}' ./... |
 		grep -v '/integration ' | while read -r package dir; do
 		to=$tree/unit/${dir#"$PWD/"}
 		mkdir -p "$to"
-		cross test -c -o "$to/" "$package"
+		cross test -c -ldflags=-s -o "$to/" "$package"
 		[ ! -d "$dir/testdata" ] || cp -R "$dir/testdata" "$to/"
 	done
 	say "containerd for FreeBSD"
-	GOOS=freebsd GOARCH=amd64 CGO_ENABLED=0 $GO build -C tools -o ../$tree/.cache/bin/ \
+	GOOS=freebsd GOARCH=amd64 CGO_ENABLED=0 $GO build -C tools -ldflags=-s -o ../$tree/.cache/bin/ \
 		github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/ctr
 	say "images"
 	cp -R .cache/guest $tree/.cache/guest
