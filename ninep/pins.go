@@ -81,12 +81,14 @@ func (n *node) synthetic() bool { return n.pins == nil && n.fd < 0 }
 
 func (n *node) release() {
 	for n != nil && n.refs.Add(-1) == 0 {
-		fd, parent := n.fd, n.parent
+		var fd int
 		if n.pins != nil {
-			fd, parent = n.pins.forget(n)
+			// Under its lock: the descriptor may just be given up.
+			fd, n = n.pins.forget(n)
+		} else {
+			fd, n = n.fd, n.parent
 		}
 		closeFD(fd)
-		n = parent
 	}
 }
 
