@@ -230,8 +230,19 @@ func (w *lineWaiter) Write(p []byte) (int, error) {
 // waitFor reads lines up to the one that is wanted.
 func (w *lineWaiter) waitFor(r *rig, want string) {
 	r.Helper()
+	w.waitForPoking(r, want, func() {})
+}
+
+// pokeInterval is how often waitForPoking calls its function.
+const pokeInterval = 200 * time.Millisecond
+
+// waitForPoking is waitFor that calls poke again and again meanwhile.
+func (w *lineWaiter) waitForPoking(r *rig, want string, poke func()) {
+	r.Helper()
 	limit := time.NewTimer(commandTimeout)
 	defer limit.Stop()
+	again := time.NewTicker(pokeInterval)
+	defer again.Stop()
 	var seen []string
 	for {
 		select {
@@ -240,6 +251,8 @@ func (w *lineWaiter) waitFor(r *rig, want string) {
 				return
 			}
 			seen = append(seen, line)
+		case <-again.C:
+			poke()
 		case <-limit.C:
 			r.Fatalf("no line %q within %v, only %q", want, commandTimeout, seen)
 		}

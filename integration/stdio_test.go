@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/creack/pty"
@@ -108,7 +109,9 @@ func (r *rig) onTerminal(args []string) {
 	if err := pty.Setsize(terminal, &pty.Winsize{Cols: 120, Rows: 40}); err != nil {
 		r.Fatal(err)
 	}
-	lines.waitFor(r, "size 120x40")
+	// ctr sets the first size before it listens for changes, and so may have
+	// missed this one: it is told until it has passed it on.
+	lines.waitForPoking(r, "size 120x40", func() { cmd.Process.Signal(syscall.SIGWINCH) })
 	if _, err := terminal.WriteString("\n"); err != nil {
 		r.Fatal(err)
 	}
