@@ -8,9 +8,14 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"runtime"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agent"
 )
+
+// The first thread is the process to others: /proc/1/ns is its. Threads that are
+// given another namespace must not be this one.
+func init() { runtime.LockOSThread() }
 
 func main() {
 	// It mounts over the root and reboots the machine: not on a host.

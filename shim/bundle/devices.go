@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -19,13 +20,17 @@ const firstDynamicMisc = 255
 // others stand for hardware of the host, of which the guest has none:
 // `--privileged` brings dozens.
 func translateDevices(t *translation) error {
+	var dropped []string
 	t.spec.Linux.Devices = slices.DeleteFunc(t.spec.Linux.Devices, func(d specs.LinuxDevice) bool {
 		keep := (d.Type == "c" || d.Type == "u") && slices.Contains(fixedMajors, d.Major) &&
 			(d.Major != 10 || d.Minor < firstDynamicMisc) || d.Type == "p"
 		if !keep {
-			t.ignore("linux.devices: %s (%s %d:%d), which is the host's hardware", d.Path, d.Type, d.Major, d.Minor)
+			dropped = append(dropped, d.Path)
 		}
 		return !keep
 	})
+	if len(dropped) > 0 {
+		t.ignore("linux.devices, which are the host's hardware: %s", strings.Join(dropped, " "))
+	}
 	return nil
 }
