@@ -103,6 +103,7 @@ lint: deps ## gofmt, go vet for Linux and FreeBSD, staticcheck
 	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
 	if [ -n "$$unformatted" ]; then echo "not gofmted:" $$unformatted; exit 1; fi
 	$(call say,go vet)
+	@$(GO) mod tidy -diff
 	@$(GO) vet ./...
 	$(call say,go build and vet for FreeBSD)
 	@GOOS=freebsd CGO_ENABLED=0 $(GO) build ./...
