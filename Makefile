@@ -126,6 +126,14 @@ integration: guest lab runc-shim ## tests with a real containerd and real virtua
 test-freebsd: guest ## unit and integration tests on a FreeBSD 15 host: HOST=[user@]host[:port]
 	@HOST='$(HOST)' sh hack/test-freebsd.sh $(STEPS)
 
+PREFIX ?= /usr/local
+
+.PHONY: install
+install: guest ## install shim and guest image below PREFIX, /usr/local
+	install -D -m 755 $(SHIM) $(DESTDIR)$(PREFIX)/bin/$(notdir $(SHIM))
+	install -d $(DESTDIR)$(PREFIX)/share/containerd-shim-bhyve/guest
+	install -m 644 $(GUEST)/* $(DESTDIR)$(PREFIX)/share/containerd-shim-bhyve/guest/
+
 .PHONY: clean
 clean: ## remove everything that was built or downloaded
 	rm -rf bin $(CACHE)
