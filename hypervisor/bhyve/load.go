@@ -20,10 +20,6 @@ type guest struct {
 	Cmdline        string
 }
 
-// acpiRSDP is where bhyve puts the ACPI root pointer (BHYVE_ACPI_BASE,
-// usr.sbin/bhyve/basl.h).
-const acpiRSDP = 0xf2400
-
 // load makes the virtual machine and puts the guest into it, so that bhyve(8)
 // finds it ready to run. On error there is no virtual machine.
 //
@@ -56,11 +52,11 @@ func load(host *vmmapi.Host, g guest) (err error) {
 	if err != nil {
 		return err
 	}
-	cfg := linuxboot.Config{Kernel: kernel.SectionReader, Initrd: initrd.SectionReader, Cmdline: g.Cmdline}
-	if g.ACPI {
-		cfg.RSDP = acpiRSDP
-	}
-	loaded, err := linuxboot.Load(memory, cfg)
+	// Where the ACPI root pointer will be is bhyve's to decide, and not at the
+	// beginning of its tables: the kernel searches, as it does with a BIOS.
+	loaded, err := linuxboot.Load(memory, linuxboot.Config{
+		Kernel: kernel.SectionReader, Initrd: initrd.SectionReader, Cmdline: g.Cmdline,
+	})
 	if err != nil {
 		return err
 	}
