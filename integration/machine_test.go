@@ -79,7 +79,7 @@ func (r *rig) startInMachine() string {
 		containerd.WithImage(img),
 		containerd.WithRuntime(r.runtime, nil),
 		containerd.WithNewSnapshot(id, img),
-		containerd.WithNewSpec(oci.WithImageConfig(img), oci.WithPrivileged,
+		containerd.WithNewSpec(oci.WithImageConfig(img), privileged,
 			oci.WithHostNamespace(specs.PIDNamespace), oci.WithProcessArgs("/bin/probe", "signals")))
 	if err != nil {
 		r.Fatal(err)

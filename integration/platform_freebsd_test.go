@@ -1,6 +1,8 @@
 package integration
 
 import (
+	"github.com/containerd/containerd/v2/pkg/oci"
+
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/integration/lab"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/integration/pattern"
 )
@@ -8,6 +10,14 @@ import (
 // runtimes are those under test. FreeBSD has no reference that runs Linux
 // images.
 var runtimes = []struct{ name, runtime string }{{"bhyve", lab.RuntimeBhyve}}
+
+// privileged gives a container everything that it can be given. By containerd's
+// own means there would be no capabilities: it asks the host for those.
+var privileged = oci.Compose(oci.WithPrivileged, oci.WithCapabilities([]string{
+	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_KILL", "CAP_MKNOD", "CAP_NET_ADMIN", "CAP_NET_RAW",
+	"CAP_SETGID", "CAP_SETUID", "CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_CHROOT", "CAP_SYS_MODULE",
+	"CAP_SYS_PTRACE", "CAP_SYS_RAWIO", "CAP_SYS_RESOURCE",
+}))
 
 // findMachine is the monitor of a container's machine: a program's title is its
 // only argument.

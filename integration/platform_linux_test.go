@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/containerd/containerd/v2/pkg/oci"
 	"golang.org/x/sys/unix"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/integration/lab"
@@ -19,6 +20,9 @@ var runtimes = []struct{ name, runtime string }{
 	{"runc", lab.RuntimeRunc},
 	{"bhyve", lab.RuntimeBhyve},
 }
+
+// privileged gives a container everything that it can be given.
+var privileged = oci.WithPrivileged
 
 // findMachine is the monitor of a container's machine.
 func (r *rig) findMachine(id string) lab.Process {

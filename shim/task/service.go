@@ -5,6 +5,7 @@ package task
 
 import (
 	"context"
+	"runtime"
 	"fmt"
 	"os"
 
@@ -134,7 +135,7 @@ func (s *Service) Wait(ctx context.Context, r *taskapi.WaitRequest) (*taskapi.Wa
 func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Empty, error) {
 	c, err := s.sandbox.Container(r.ID)
 	if err == nil {
-		err = c.Kill(ctx, r.ExecID, r.Signal, r.All)
+		err = c.Kill(ctx, r.ExecID, guestSignal(runtime.GOOS, r.Signal), r.All)
 	}
 	return empty, edge(ctx, "kill", err)
 }
