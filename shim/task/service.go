@@ -5,9 +5,9 @@ package task
 
 import (
 	"context"
-	"runtime"
 	"fmt"
 	"os"
+	"runtime"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
