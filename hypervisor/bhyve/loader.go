@@ -54,9 +54,25 @@ func become(dir string) error {
 	// What is ignored stays ignored across exec. A console whose reader is gone
 	// must not be bhyve's end.
 	signal.Ignore(syscall.SIGPIPE)
+	// Nor may anyone but root connect to the socket on which a bhyve that was
+	// built with checkpoints writes files for whoever asks.
+	syscall.Umask(0o077)
 	err = syscall.Exec(program, []string{"bhyve", "-k", filepath.Join(dir, configFile), g.Name}, os.Environ())
 	err = &os.PathError{Op: "exec", Path: program, Err: err}
 	return errors.Join(err, destroyed(vmmapi.ThisHost().Destroy(g.Name)))
+}
+
+// checkpointDir is where a bhyve that was built with checkpoints keeps a socket
+// under the virtual machine's name, which it never removes
+// (usr.sbin/bhyve/snapshot.h).
+const checkpointDir = "/var/run/bhyve"
+
+// removeCheckpointSocket removes what a bhyve that has ended may have left.
+func removeCheckpointSocket(vmName string) error {
+	if err := os.Remove(filepath.Join(checkpointDir, vmName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // prepare writes into dir what the loader and bhyve(8) read: both from one

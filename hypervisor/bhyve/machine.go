@@ -123,7 +123,7 @@ func (m *machine) release(ctx context.Context) error {
 	}
 	errs := []error{m.bhyve.Strike()}
 	if m.receipt != nil {
-		err := destroyed(m.vmm.Destroy(m.vm))
+		err := errors.Join(destroyed(m.vmm.Destroy(m.vm)), removeCheckpointSocket(m.vm))
 		if err == nil {
 			err = m.receipt.Strike()
 		}

@@ -2,6 +2,7 @@ package bhyve
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/proc"
@@ -67,7 +68,7 @@ func (r vmReceipt) Undo(context.Context) error {
 	if !isOurs(r.Name) {
 		return fmt.Errorf("virtual machine %q is not one of ours: %w", r.Name, errdefs.ErrInvalidArgument)
 	}
-	return destroyed(vmmapi.ThisHost().Destroy(r.Name))
+	return errors.Join(destroyed(vmmapi.ThisHost().Destroy(r.Name)), removeCheckpointSocket(r.Name))
 }
 
 // destroyed makes a success of what is gone already.

@@ -10,7 +10,7 @@ import (
 )
 
 // stateDirs are directories of the system that nothing but the lab writes to.
-var stateDirs = []string{defaults.DefaultStateDir}
+var stateDirs = []string{defaults.DefaultStateDir, "/var/run/bhyve"}
 
 // system looks at what only FreeBSD has: virtual machines, and interfaces that
 // outlive their makers.
