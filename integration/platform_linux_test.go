@@ -24,6 +24,9 @@ var runtimes = []struct{ name, runtime string }{
 // privileged gives a container everything that it can be given.
 var privileged = oci.WithPrivileged
 
+// unpacksModes: containerd keeps special mode bits when it unpacks an image.
+const unpacksModes = true
+
 // findMachine is the monitor of a container's machine.
 func (r *rig) findMachine(id string) lab.Process {
 	r.Helper()
