@@ -103,10 +103,10 @@ func (b Backend) Launch(ctx context.Context, cfg hypervisor.Config, book *receip
 		if derr := m.Destroy(undo); derr != nil {
 			err = errors.Join(err, derr)
 		}
-		if !m.bhyve.Started() {
+		if !m.Process.Started() {
 			return nil, fmt.Errorf("machine %s: %w", cfg.ID, err)
 		}
-		if said := bytes.TrimSpace(m.bhyve.Stderr()); len(said) > 0 {
+		if said := bytes.TrimSpace(m.Process.Stderr()); len(said) > 0 {
 			err = fmt.Errorf("%w: bhyve says: %s", err, said)
 		}
 		return nil, &hypervisor.LaunchError{ID: cfg.ID, Phase: "start", Console: m.ConsoleTail(), Err: err}
@@ -121,7 +121,7 @@ func (m *machine) launch(ctx context.Context, cfg hypervisor.Config, openLink fu
 	if err != nil {
 		return err
 	}
-	m.link = link
+	m.Link = link
 	mark := uuid.NewString()
 	if err := prepare(m.dir, guestOf(cfg, m.vm, mark, link.Tap())); err != nil {
 		return err
@@ -138,14 +138,14 @@ func (m *machine) launch(ctx context.Context, cfg hypervisor.Config, openLink fu
 	}
 	defer stdin.Close()
 	defer never.Close()
-	m.bhyve.Cmd.Stdin = stdin
-	m.bhyve.Cmd.ExtraFiles = []*os.File{never}
-	m.bhyve.Cmd.Args = append(m.bhyve.Cmd.Args, m.vm, mark, m.dir)
+	m.Process.Cmd.Stdin = stdin
+	m.Process.Cmd.ExtraFiles = []*os.File{never}
+	m.Process.Cmd.Args = append(m.Process.Cmd.Args, m.vm, mark, m.dir)
 
 	launched := make(chan struct{})
 	defer close(launched)
-	err = m.bhyve.Start(log.G(ctx).WithField("machine", cfg.ID), book, mark)
-	if m.bhyve.Started() {
+	err = m.Process.Start(log.G(ctx).WithField("machine", cfg.ID), book, mark)
+	if m.Process.Started() {
 		go m.wait(launched)
 	}
 	if err != nil {
@@ -172,8 +172,8 @@ func (m *machine) awaitStart(ctx context.Context) error {
 		}
 		select {
 		case <-tick.C:
-		case <-m.bhyve.Exited():
-			return fmt.Errorf("%w: %s", hypervisor.ErrExited, ending{Status: m.bhyve.Status()}.exit().Detail)
+		case <-m.Process.Exited():
+			return fmt.Errorf("%w: %s", hypervisor.ErrExited, ending{Status: m.Process.Status()}.exit().Detail)
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

@@ -75,10 +75,10 @@ func (b Backend) Launch(ctx context.Context, cfg hypervisor.Config, book *receip
 		if derr := m.Destroy(undo); derr != nil {
 			err = errors.Join(err, derr)
 		}
-		if !m.qemu.Started() {
+		if !m.Process.Started() {
 			return nil, fmt.Errorf("machine %s: %w", cfg.ID, err)
 		}
-		if said := m.qemu.Stderr(); len(said) > 0 {
+		if said := m.Process.Stderr(); len(said) > 0 {
 			err = fmt.Errorf("%w: %s says: %s", err, program, bytes.TrimSpace(said))
 		}
 		return nil, &hypervisor.LaunchError{ID: cfg.ID, Phase: "start", Console: m.ConsoleTail(), Err: err}
@@ -115,10 +115,10 @@ func (m *machine) launch(ctx context.Context, caps hypervisor.Capabilities, cfg 
 	}
 	defer listener.Close()
 
-	m.qemu.Cmd.Args = append(m.qemu.Cmd.Args, args...)
-	m.qemu.Cmd.ExtraFiles = []*os.File{monitorFD - 3: listener, linkFD - 3: linkFile}
-	err = m.qemu.Start(log.G(ctx).WithField("machine", cfg.ID), book, s.uuid)
-	if m.qemu.Started() {
+	m.Process.Cmd.Args = append(m.Process.Cmd.Args, args...)
+	m.Process.Cmd.ExtraFiles = []*os.File{monitorFD - 3: listener, linkFD - 3: linkFile}
+	err = m.Process.Start(log.G(ctx).WithField("machine", cfg.ID), book, s.uuid)
+	if m.Process.Started() {
 		connected := make(chan struct{})
 		go m.wait(connected)
 		defer close(connected)
@@ -139,14 +139,14 @@ func (m *machine) openLink(ctx context.Context, caps hypervisor.Capabilities, s 
 		if err != nil {
 			return nil, err
 		}
-		m.link, s.cid = v, v.cid
+		m.Link, s.cid = v, v.cid
 		return v.device, nil
 	}
 	l, err := link.Open(ctx, book)
 	if err != nil {
 		return nil, err
 	}
-	m.link = l
+	m.Link = l
 	return l.Tap(), nil
 }
 
