@@ -196,10 +196,11 @@ func guestOf(cfg hypervisor.Config, vm, uuid, tap string) guest {
 }
 
 // kernelArgs are the guest kernel's parameters (Documentation/admin-guide/
-// kernel-parameters.txt). A restart is a triple fault, which ends the machine;
-// there is no keyboard controller to ask for one, nor to look for.
+// kernel-parameters.txt). A restart, after a panic too, is a write to the reset
+// control register 0xCF9, which ends bhyve(8) (usr.sbin/bhyve/amd64/pm.c). There
+// is no keyboard controller to look for.
 var kernelArgs = []string{
-	"console=ttyS0", "quiet", "panic=-1", "reboot=t", "i8042.noaux", "i8042.nokbd",
+	"console=ttyS0", "quiet", "panic=-1", "reboot=p", "i8042.noaux", "i8042.nokbd",
 	// The LAPIC timer is checked against an emulated one, which is late on a busy host.
 	"no_timer_check",
 }

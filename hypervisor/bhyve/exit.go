@@ -60,7 +60,6 @@ func (e ending) meaning() (hypervisor.ExitReason, string) {
 		// Nothing can wake it any more.
 		return hypervisor.ExitPowerOff, is("the guest halted")
 	case exitTripleFault:
-		// How a Linux guest restarts with reboot=t, too.
 		return hypervisor.ExitReset, is("triple fault")
 	case exitFailed:
 		return hypervisor.ExitError, is("bhyve gave up, or the virtual machine was destroyed under it")
