@@ -4,6 +4,8 @@ package integration
 
 import (
 	"encoding/json"
+	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -30,6 +32,7 @@ func TestMachine(t *testing.T) {
 		{"link", testLink},
 		{"machine killed", testMachineKilled},
 		{"agent crashed", testAgentCrashed},
+		{"client gone during boot", testClientGone},
 		{"no guest image", testNoGuestImage},
 		{"boot timeout", testBootTimeout},
 		{"twenty at once", testTwentyAtOnce},
@@ -102,6 +105,52 @@ func testMachineKilled(r *rig) {
 	}
 	r.wantDeath(events, id)
 	r.waitStatus(id, "STOPPED")
+}
+
+// testClientGone kills the client while the machine boots. containerd gives up
+// on the task, and asks the shim to go once: the rig looks for what stays.
+func testClientGone(r *rig) {
+	id := r.newID()
+	cmd := r.Command(r.ctx, "run", "--runtime", r.runtime, lab.Image, id, "/bin/true")
+	if err := cmd.Start(); err != nil {
+		r.Fatal(err)
+	}
+	r.eventually(commandTimeout, func() error { return machineRuns(id) })
+	if err := cmd.Process.Kill(); err != nil {
+		r.Fatal(err)
+	}
+	if err := cmd.Wait(); err == nil {
+		r.Error("the client was done before it was killed")
+	}
+	r.eventually(commandTimeout, func() error {
+		if result := r.ctr("container", "rm", id); result.Code != 0 {
+			return fmt.Errorf("%s", result)
+		}
+		return nil
+	})
+	// A killed ctr leaves its FIFOs, whatever the runtime.
+	fifos, err := filepath.Glob("/run/containerd/fifo/*/" + id + "-stdin")
+	if err != nil || len(fifos) != 1 {
+		r.Fatalf("FIFOs of the killed client: %q, %v", fifos, err)
+	}
+	if err := os.RemoveAll(filepath.Dir(fifos[0])); err != nil {
+		r.Fatal(err)
+	}
+}
+
+// machineRuns is nil once there is a monitor for the container's machine.
+func machineRuns(id string) error {
+	all, err := lab.Processes()
+	if err != nil {
+		return err
+	}
+	for _, p := range all {
+		name := filepath.Base(p.Args[0])
+		if (strings.HasPrefix(name, "qemu-system-") || strings.HasPrefix(name, "bhyve:")) && hasWord(p.Args, id) {
+			return nil
+		}
+	}
+	return fmt.Errorf("no machine of %s yet", id)
 }
 
 func testAgentCrashed(r *rig) {

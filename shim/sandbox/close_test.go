@@ -8,8 +8,25 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// A shim that is told to go while its machine boots must not leave it behind.
-func TestCloseDuringABoot(t *testing.T) {
+// A shim that is told to go while its machine boots must not leave it behind:
+// by a signal, or by a containerd whose client has gone and which asks for the
+// shutdown once.
+func TestTheEndDuringABoot(t *testing.T) {
+	for name, end := range map[string]func(*bed, context.Context) error{
+		"Close": func(b *bed, ctx context.Context) error { return b.Close(ctx) },
+		"Shutdown": func(b *bed, ctx context.Context) error {
+			done, err := b.Shutdown(ctx)
+			if !done {
+				b.t.Error("refused for the sake of a container that is not there")
+			}
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) { testTheEndDuringABoot(t, end) })
+	}
+}
+
+func testTheEndDuringABoot(t *testing.T, end func(*bed, context.Context) error) {
 	for name, launch := range map[string]func(context.Context) error{
 		"that can be stopped": silence,
 		"that comes up all the same": func(ctx context.Context) error {
@@ -26,7 +43,7 @@ func TestCloseDuringABoot(t *testing.T) {
 			b.eventually("booting", func() bool { b.mu.Lock(); defer b.mu.Unlock(); return b.state == stateCreating })
 			ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
 			defer cancel()
-			must(t, b.Close(ctx))
+			must(t, end(b, ctx))
 			if err := <-created; err == nil {
 				t.Error("created in a sandbox that is closed")
 			}

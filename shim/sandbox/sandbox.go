@@ -218,42 +218,54 @@ func tail(b []byte, n int) []byte {
 	return b[max(0, len(b)-n):]
 }
 
-// Shutdown ends the machine if no container is left, and reports whether it
-// did. The guest is asked to power off first; a guest that does not is ended by
-// force.
-func (s *Sandbox) Shutdown(ctx context.Context) (bool, error) {
-	s.mu.Lock()
-	if len(s.containers) > 0 {
-		s.mu.Unlock()
-		return false, nil
+// errClosing is why a boot was given up.
+var errClosing = fmt.Errorf("the sandbox is being closed: %w", context.Canceled)
+
+// beginStop moves to stateStopping, in which nothing begins, and gives up a boot
+// that is under way: its machine is destroyed or not there once the result, if
+// there is one, is closed. The caller holds mu.
+func (s *Sandbox) beginStop() (booted <-chan struct{}) {
+	if s.state == stateCreating {
+		booted = s.booted
+		s.stopBoot(errClosing)
 	}
-	v := s.vm
 	if s.state < stateStopping {
 		s.state = stateStopping
 	}
-	s.mu.Unlock()
-	return true, s.stop(ctx, v)
+	return booted
 }
 
-// errClosing is why a boot was given up.
-var errClosing = fmt.Errorf("the sandbox is being closed: %w", context.Canceled)
+// Shutdown ends the machine if no container is left, and reports whether it
+// did. The guest is asked to power off first; a guest that does not is ended by
+// force.
+//
+// A container that is still being created does not count: containerd asks
+// after it has given up on it, and does not ask again.
+func (s *Sandbox) Shutdown(ctx context.Context) (bool, error) {
+	s.mu.Lock()
+	for _, c := range s.containers {
+		if c.ready {
+			s.mu.Unlock()
+			return false, nil
+		}
+	}
+	booted := s.beginStop()
+	s.mu.Unlock()
+	return true, s.stop(ctx, booted)
+}
 
 // Close ends everything, containers included. It is for a shim that must go,
 // whatever runs.
 func (s *Sandbox) Close(ctx context.Context) error {
-	s.awaitNoBoot(ctx)
 	s.mu.Lock()
-	v := s.vm
-	if s.state < stateStopping {
-		s.state = stateStopping
-	}
+	booted := s.beginStop()
 	containers := make([]*Container, 0, len(s.containers))
 	for _, c := range s.containers {
 		containers = append(containers, c)
 	}
 	s.mu.Unlock()
 
-	errs := []error{s.stop(ctx, v)}
+	errs := []error{s.stop(ctx, booted)}
 	for _, c := range containers {
 		errs = append(errs, c.release(ctx))
 	}
@@ -264,25 +276,17 @@ func (s *Sandbox) Close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// awaitNoBoot ends a boot that is under way: its machine is either destroyed
-// or not there when it returns, unless ctx ends first.
-func (s *Sandbox) awaitNoBoot(ctx context.Context) {
+// stop ends the machine, after the end of a boot that beginStop has given up.
+func (s *Sandbox) stop(ctx context.Context, booted <-chan struct{}) error {
+	if booted != nil {
+		select {
+		case <-booted:
+		case <-ctx.Done():
+		}
+	}
 	s.mu.Lock()
-	if s.state != stateCreating {
-		s.mu.Unlock()
-		return
-	}
-	s.state = stateStopping
-	booted := s.booted
-	s.stopBoot(errClosing)
+	v := s.vm
 	s.mu.Unlock()
-	select {
-	case <-booted:
-	case <-ctx.Done():
-	}
-}
-
-func (s *Sandbox) stop(ctx context.Context, v *vm) error {
 	if v == nil {
 		return nil
 	}
