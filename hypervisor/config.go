@@ -2,6 +2,7 @@ package hypervisor
 
 import (
 	"fmt"
+	"net"
 	"regexp"
 
 	"github.com/containerd/errdefs"
@@ -30,6 +31,25 @@ type Config struct {
 	Initrd string
 	// Cmdline is appended to the kernel command line that the backend needs.
 	Cmdline []string
+
+	// NIC is the containers' network interface, nil for a machine without one.
+	// It is a device apart from the link.
+	NIC *NIC
+	// CheckpointDir is an existing directory of the caller's that a later
+	// Checkpointer.Checkpoint fills, on a file system that survives a reboot.
+	// Empty for a machine that will not be saved.
+	CheckpointDir string
+}
+
+// NIC is a virtio network interface on a tap that belongs to the caller.
+type NIC struct {
+	// Tap is the tap's name. It exists, and outlives the machine.
+	Tap string
+	// NetNS is the path of the network namespace that the tap is in, empty for
+	// this process's own. Linux only.
+	NetNS string
+	// MAC is the address that the device has at boot. The agent may set another.
+	MAC net.HardwareAddr
 }
 
 // MinMemoryMiB is the least memory in which the guest image boots.
@@ -67,6 +87,10 @@ func (c Config) Validate(caps Capabilities) error {
 	}
 	if c.MemoryMiB < MinMemoryMiB {
 		return fmt.Errorf("machine %s: %d MiB of memory: want at least %d: %w", c.ID, c.MemoryMiB, MinMemoryMiB, errdefs.ErrInvalidArgument)
+	}
+	if c.NIC != nil && (c.NIC.Tap == "" || len(c.NIC.MAC) != 6) {
+		return fmt.Errorf("machine %s: network interface on tap %q with address %q: want a name and 6 bytes: %w",
+			c.ID, c.NIC.Tap, c.NIC.MAC, errdefs.ErrInvalidArgument)
 	}
 	return nil
 }
