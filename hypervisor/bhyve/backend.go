@@ -82,6 +82,9 @@ func (b Backend) Launch(ctx context.Context, cfg hypervisor.Config, book *receip
 	if err := cfg.Validate(caps); err != nil {
 		return nil, err
 	}
+	if cfg.NIC != nil && cfg.NIC.NetNS != "" {
+		return nil, fmt.Errorf("machine %s: tap in network namespace %s: there are none: %w", cfg.ID, cfg.NIC.NetNS, errdefs.ErrInvalidArgument)
+	}
 	for _, path := range []string{cfg.Kernel, cfg.Initrd} {
 		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
 			return nil, fmt.Errorf("machine %s: %w: %w", cfg.ID, errdefs.ErrNotFound, err)
@@ -182,13 +185,17 @@ func (m *machine) awaitStart(ctx context.Context) error {
 
 // guestOf is what is loaded and run for a machine.
 func guestOf(cfg hypervisor.Config, vm, uuid, tap string) guest {
+	nics := []nic{{Tap: tap, MAC: agentproto.GuestLinkMAC}}
+	if cfg.NIC != nil {
+		nics = append(nics, nic{Tap: cfg.NIC.Tap, MAC: cfg.NIC.MAC})
+	}
 	return guest{
 		config: config{
 			Name: vm, UUID: uuid, VCPUs: cfg.VCPUs, MemoryMiB: cfg.MemoryMiB,
 			// Without the tables a stock kernel gets no receive interrupts.
 			ACPI:    true,
 			Console: "stdio",
-			NICs:    []nic{{Tap: tap, MAC: agentproto.GuestLinkMAC}},
+			NICs:    nics,
 		},
 		Kernel: cfg.Kernel, Initrd: cfg.Initrd,
 		Cmdline: strings.Join(slices.Concat(kernelArgs, cfg.Cmdline), " "),

@@ -144,12 +144,13 @@ const running = `echo booting; : >"$3"/loaded; : >"$3"/active; read line; exit 9
 
 func TestLaunchAndDestroy(t *testing.T) {
 	r := newRig(t, running)
+	r.cfg.NIC = &hypervisor.NIC{Tap: "tap12", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 7}}
 	m := r.launch(t)
 	conf, err := os.ReadFile(filepath.Join(r.cfg.Dir, configFile))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, line := range []string{"name=csb-a.1", "memory.size=256M", "cpus=2", "pci.0.2.0.backend=tap4711", "pci.0.2.0.mac=02:62:68:79:00:02", "acpi_tables=true", "lpc.com1.path=stdio"} {
+	for _, line := range []string{"name=csb-a.1", "memory.size=256M", "cpus=2", "pci.0.2.0.backend=tap4711", "pci.0.2.0.mac=02:62:68:79:00:02", "pci.0.3.0.backend=tap12", "pci.0.3.0.mac=02:00:00:00:00:07", "acpi_tables=true", "lpc.com1.path=stdio"} {
 		if !slices.Contains(strings.Split(string(conf), "\n"), line) {
 			t.Errorf("no %s in\n%s", line, conf)
 		}
@@ -259,6 +260,13 @@ func TestLaunchFails(t *testing.T) {
 		r := newRig(t, running)
 		r.cfg.Kernel += "x"
 		if _, err := r.Launch(t.Context(), r.cfg, r.book); !errdefs.IsNotFound(err) || r.book.Len() != 0 {
+			t.Errorf("got %v, %d receipts", err, r.book.Len())
+		}
+	})
+	t.Run("a tap where there are no namespaces", func(t *testing.T) {
+		r := newRig(t, running)
+		r.cfg.NIC = &hypervisor.NIC{Tap: "tap12", NetNS: "/run/netns/x", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 7}}
+		if _, err := r.Launch(t.Context(), r.cfg, r.book); !errdefs.IsInvalidArgument(err) || r.book.Len() != 0 {
 			t.Errorf("got %v, %d receipts", err, r.book.Len())
 		}
 	})

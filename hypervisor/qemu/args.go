@@ -4,6 +4,7 @@ package qemu
 
 import (
 	"fmt"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +18,15 @@ import (
 const (
 	monitorFD = 3
 	linkFD    = 4
+	nicFD     = 5
+)
+
+// PCI slots of the root bus. They are fixed, so that a guest sees the same
+// machine with or without the others.
+const (
+	linkSlot = 2 + iota
+	nicSlot
+	entropySlot
 )
 
 // maxCmdline is COMMAND_LINE_SIZE less its NUL, arch/x86/include/asm/setup.h.
@@ -48,6 +58,7 @@ func (s spec) args() ([]string, error) {
 		consoleArgs(),
 		monitorArgs(),
 		linkArgs(s.cid),
+		nicArgs(s.NIC),
 		entropyArgs(),
 	), nil
 }
@@ -125,15 +136,29 @@ func monitorArgs() []string {
 
 func linkArgs(cid uint32) []string {
 	if cid != 0 {
-		return []string{"-device", fmt.Sprintf("vhost-vsock-pci,guest-cid=%d,vhostfd=%d", cid, linkFD)}
+		return []string{"-device", fmt.Sprintf("vhost-vsock-pci,addr=%d,guest-cid=%d,vhostfd=%d", linkSlot, cid, linkFD)}
 	}
+	return tapArgs("link", linkFD, linkSlot, agentproto.GuestLinkMAC)
+}
+
+func nicArgs(nic *hypervisor.NIC) []string {
+	if nic == nil {
+		return nil
+	}
+	return tapArgs("nic", nicFD, nicSlot, nic.MAC)
+}
+
+func tapArgs(id string, fd, slot int, mac net.HardwareAddr) []string {
 	return []string{
-		"-netdev", fmt.Sprintf("tap,id=link,fd=%d", linkFD),
+		"-netdev", fmt.Sprintf("tap,id=%s,fd=%d", id, fd),
 		// romfile: no option ROM to boot from the network.
-		"-device", fmt.Sprintf("virtio-net-pci,netdev=link,mac=%s,romfile=", agentproto.GuestLinkMAC),
+		"-device", fmt.Sprintf("virtio-net-pci,id=%s-device,netdev=%s,addr=%d,mac=%s,romfile=", id, id, slot, mac),
 	}
 }
 
 func entropyArgs() []string {
-	return []string{"-object", "rng-builtin,id=entropy", "-device", "virtio-rng-pci,rng=entropy"}
+	return []string{
+		"-object", "rng-builtin,id=entropy",
+		"-device", fmt.Sprintf("virtio-rng-pci,rng=entropy,addr=%d", entropySlot),
+	}
 }

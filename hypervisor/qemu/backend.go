@@ -104,6 +104,15 @@ func (m *machine) launch(ctx context.Context, caps hypervisor.Capabilities, cfg 
 	}
 	// The tap is to end with QEMU.
 	defer linkFile.Close()
+	inherited := []*os.File{linkFD - 3: linkFile}
+	if cfg.NIC != nil {
+		tap, err := link.OpenTap(cfg.NIC.NetNS, cfg.NIC.Tap)
+		if err != nil {
+			return err
+		}
+		defer tap.Close()
+		inherited = append(inherited, tap)
+	}
 
 	args, err := s.args()
 	if err != nil {
@@ -116,7 +125,8 @@ func (m *machine) launch(ctx context.Context, caps hypervisor.Capabilities, cfg 
 	defer listener.Close()
 
 	m.Process.Cmd.Args = append(m.Process.Cmd.Args, args...)
-	m.Process.Cmd.ExtraFiles = []*os.File{monitorFD - 3: listener, linkFD - 3: linkFile}
+	inherited[monitorFD-3] = listener
+	m.Process.Cmd.ExtraFiles = inherited
 	err = m.Process.Start(log.G(ctx).WithField("machine", cfg.ID), book, s.uuid)
 	if m.Process.Started() {
 		connected := make(chan struct{})

@@ -5,6 +5,7 @@ package qemu
 import (
 	"flag"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,7 +28,8 @@ func TestArguments(t *testing.T) {
 	hardware := base
 	hardware.kvm = true
 	hardware.cid = 70000
-	for name, s := range map[string]spec{"tcg-tap": base, "kvm-vsock": hardware} {
+	hardware.NIC = &hypervisor.NIC{Tap: "tap7", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 7}}
+	for name, s := range map[string]spec{"tcg-tap": base, "kvm-vsock-nic": hardware} {
 		args, err := s.args()
 		if err != nil {
 			t.Fatal(err)

@@ -78,10 +78,13 @@ type booted struct {
 	system agentv1.SystemService
 }
 
-// boot launches the guest image and says hello to the agent.
-func boot(t *testing.T) booted {
+// boot launches the guest image, as changed, and says hello to the agent.
+func boot(t *testing.T, changes ...func(*hypervisor.Config)) booted {
 	t.Helper()
 	cfg, book, ctx := guestConfig(t), testBook(t), testContext(t)
+	for _, change := range changes {
+		change(&cfg)
+	}
 	m, err := New().Launch(ctx, cfg, book)
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,74 @@
+//go:build linux
+
+package qemu
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"testing"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
+	"github.com/containerd/errdefs"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// tapInNamespace is a persistent tap in a new network namespace, which the
+// result names and which ends with the test.
+func tapInNamespace(t *testing.T) (netns, tap string) {
+	t.Helper()
+	type result struct {
+		ns  *os.File
+		err error
+	}
+	made := make(chan result)
+	go func() {
+		// Never unlocked: the thread ends with its namespace.
+		runtime.LockOSThread()
+		var r result
+		if r.err = unix.Unshare(unix.CLONE_NEWNET); r.err == nil {
+			r.ns, r.err = os.Open("/proc/thread-self/ns/net")
+		}
+		if r.err == nil {
+			r.err = netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, Mode: netlink.TUNTAP_MODE_TAP})
+		}
+		made <- r
+	}()
+	r := <-made
+	if r.err != nil {
+		t.Fatal(r.err)
+	}
+	t.Cleanup(func() { r.ns.Close() })
+	return fmt.Sprintf("/proc/self/fd/%d", r.ns.Fd()), "eth0"
+}
+
+func TestNICIsAttached(t *testing.T) {
+	mac := net.HardwareAddr{2, 0, 0, 0, 0, 7}
+	m := boot(t, func(c *hypervisor.Config) {
+		c.NIC = &hypervisor.NIC{MAC: mac}
+		c.NIC.NetNS, c.NIC.Tap = tapInNamespace(t)
+	})
+	// What the device has, whoever drives it.
+	var filters []struct {
+		Name    string
+		MainMAC string `json:"main-mac"`
+	}
+	qmp := m.Machine.(*machine).monitor
+	if err := qmp.execute(testContext(t), "query-rx-filter", map[string]string{"name": "nic-device"}, &filters); err != nil {
+		t.Fatal(err)
+	}
+	if len(filters) != 1 || filters[0].MainMAC != mac.String() {
+		t.Errorf("the devices: %+v", filters)
+	}
+}
+
+func TestLaunchWithoutItsTap(t *testing.T) {
+	requireQEMU(t)
+	cfg, book := guestConfig(t), testBook(t)
+	cfg.NIC = &hypervisor.NIC{Tap: "nowhere0", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 7}}
+	if _, err := New().Launch(testContext(t), cfg, book); !errdefs.IsNotFound(err) || book.Len() != 0 {
+		t.Errorf("got %v, %d receipts", err, book.Len())
+	}
+}
