@@ -50,21 +50,27 @@ func newRig(t *testing.T, runtime string) *rig {
 			return
 		}
 		if log, err := r.LogSince(began); err == nil {
-			t.Logf("containerd's log of this test:\n%s", withoutDebug(log))
+			t.Logf("containerd's log of this test:\n%s", worthReading(log))
 		}
 	})
 	return r
 }
 
-// withoutDebug keeps what a person would read first, and the shims' own lines.
-func withoutDebug(log string) string {
-	var b strings.Builder
+// logLinesShown bounds what a failure shows of containerd's log, so that it does
+// not bury the failure itself.
+const logLinesShown = 40
+
+// worthReading keeps the end of what a person would read first: warnings and
+// worse of containerd's, and all that the shims say of their machines.
+func worthReading(log string) string {
+	var kept []string
 	for line := range strings.Lines(log) {
-		if !strings.Contains(line, "level=debug") && !strings.Contains(line, "loading plugin") {
-			b.WriteString(line)
+		level := strings.Contains(line, "level=warn") || strings.Contains(line, "level=error") || strings.Contains(line, "level=fatal")
+		if level || strings.Contains(line, "machine=") && !strings.Contains(line, "level=debug") {
+			kept = append(kept, line)
 		}
 	}
-	return b.String()
+	return strings.Join(kept[max(0, len(kept)-logLinesShown):], "")
 }
 
 // reference is true for the runtime that only shows what the tests may expect.
