@@ -5,7 +5,6 @@ package shim
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +24,7 @@ import (
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/bundle"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/sandbox"
 )
 
@@ -33,9 +33,6 @@ const RuntimeName = "io.containerd.bhyve.v2"
 
 // Version is the shim's, set when it is built.
 var Version = "devel"
-
-// sandboxIDAnnotation groups the containers of a pod under one shim (CRI).
-const sandboxIDAnnotation = "io.kubernetes.cri.sandbox-id"
 
 // addressFile holds the socket's address in the bundle, for `delete`.
 const addressFile = "address"
@@ -118,16 +115,17 @@ func checkSocketPath(path string) error {
 
 // sandboxOf is the id that containers of one sandbox share.
 func sandboxOf(id string) (string, error) {
-	data, err := os.ReadFile("config.json")
-	if err != nil {
-		return "", fmt.Errorf("bundle: %w", err)
+	spec, err := bundle.Load(".")
+	switch {
+	case errdefs.IsNotFound(err), errdefs.IsInvalidArgument(err):
+		// The bundle of a sandbox of the Sandbox API may have no spec. A malformed
+		// one is for Create to refuse, where the answer is typed.
+		return id, nil
+	case err != nil:
+		return "", err
 	}
-	var spec struct {
-		Annotations map[string]string `json:"annotations"`
-	}
-	// A malformed spec is for Create to refuse, where the answer is typed.
-	if json.Unmarshal(data, &spec) == nil && spec.Annotations[sandboxIDAnnotation] != "" {
-		return spec.Annotations[sandboxIDAnnotation], nil
+	if group := bundle.SandboxID(spec); group != "" {
+		return group, nil
 	}
 	return id, nil
 }
@@ -169,14 +167,7 @@ func (Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	if err != nil {
 		return shim.StopStatus{}, err
 	}
-	book, err := sandbox.OpenReceipts(dir)
-	if err != nil {
-		return shim.StopStatus{}, err
-	}
-	if n := book.Len(); n > 0 {
-		log.G(ctx).WithField("id", id).Infof("giving back what %d receipts name", n)
-	}
-	if err := book.UndoAll(ctx); err != nil {
+	if err := sandbox.CleanUp(ctx, id, dir); err != nil {
 		return shim.StopStatus{}, err
 	}
 	if address, err := shim.ReadAddress(filepath.Join(dir, addressFile)); err == nil && !shim.CanConnect(address) {

@@ -131,8 +131,8 @@ func TestStopAndTheSocket(t *testing.T) {
 
 func TestTheSandboxOfABundle(t *testing.T) {
 	t.Chdir(t.TempDir())
-	if _, err := sandboxOf("c1"); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("without a config.json: %v", err)
+	if got, err := sandboxOf("c1"); got != "c1" || err != nil {
+		t.Errorf("without a config.json: got %q, %v", got, err)
 	}
 	for config, want := range map[string]string{
 		`{}`: "c1",

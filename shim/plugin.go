@@ -41,7 +41,7 @@ func init() {
 // newService puts the shim's parts together. Its end, asked for by Shutdown or
 // by a signal, is the end of the sandbox.
 func newService(ctx context.Context, publisher shim.Publisher, sd shutdown.Service) *task.Service {
-	s := sandbox.New(ctx, newBackend(), publisher)
+	s := sandbox.New(ctx, newBackend(), publisher, sandbox.DefaultStateDir)
 	sd.RegisterCallback(func(ctx context.Context) error {
 		defer publisher.Close()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)

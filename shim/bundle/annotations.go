@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // AnnotationPrefix starts every annotation that belongs to this runtime.
@@ -24,3 +25,16 @@ func checkAnnotations(t *translation) error {
 	}
 	return nil
 }
+
+// The annotations of containerd's CRI plugin that say what a container is to
+// its pod (internal/cri/annotations in containerd).
+const (
+	annotationContainerType = "io.kubernetes.cri.container-type"
+	annotationSandboxID     = "io.kubernetes.cri.sandbox-id"
+
+	containerTypeSandbox = "sandbox"
+)
+
+// SandboxID is the id of the pod that the annotations of a spec put its
+// container into, empty for a container of its own.
+func SandboxID(spec *specs.Spec) string { return spec.Annotations[annotationSandboxID] }

@@ -51,6 +51,15 @@ type Machine struct {
 	AgentTimeout Duration `toml:"agent_timeout"`
 }
 
+// Size is how large a machine is.
+type Size struct {
+	// VCPUs is the number of virtual CPUs, MemoryMiB the guest's memory in MiB.
+	VCPUs, MemoryMiB int
+}
+
+// Size is that of a machine of which nothing else is known.
+func (m Machine) Size() Size { return Size{VCPUs: m.VCPUs, MemoryMiB: m.MemoryMiB} }
+
 // Duration is a time.Duration written as a string: "90s". It is a struct so that
 // a bare number, whose unit nobody could tell, does not pass for nanoseconds.
 type Duration struct{ time.Duration }

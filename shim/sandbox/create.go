@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -88,9 +89,20 @@ func (s *Sandbox) Create(ctx context.Context, r CreateRequest) (_ *Container, er
 		log.G(ctx).WithField("container", r.ID).Warnf("has no meaning in a guest and is ignored: %s", what)
 	}
 
-	if c.vm, err = s.machine(ctx, r.Config, r.ID, r.Bundle, book); err != nil {
+	c.vm, err = s.machine(ctx, machineRequest{
+		id:     cmp.Or(bundle.SandboxID(spec), r.ID),
+		bundle: r.Bundle,
+		member: r.ID,
+		config: r.Config,
+		size:   r.Config.Machine.Size(),
+	})
+	if err != nil {
 		return nil, err
 	}
+	if err := c.vm.home.join(c.ID, c.Bundle); err != nil {
+		return nil, err
+	}
+	undo = append(undo, func(ctx context.Context) error { c.vm.home.leave(ctx, c.ID); return nil })
 	if err := c.serveShares(ctx, guest.Shares, &undo); err != nil {
 		return nil, err
 	}

@@ -124,5 +124,9 @@ func (c *Container) remove(ctx context.Context) error {
 	if err := c.closeShares(); err != nil {
 		return err
 	}
-	return c.unmountRootfs(ctx)
+	if err := c.unmountRootfs(ctx); err != nil {
+		return err
+	}
+	c.vm.home.leave(ctx, c.ID)
+	return nil
 }

@@ -198,12 +198,16 @@ func newBed(t *testing.T) *bed {
 	b.cfg.Guest.Dir = fakeImage(t)
 	b.cfg.Machine.BootTimeout = config.Duration{Duration: patience}
 	b.cfg.Machine.AgentTimeout = config.Duration{Duration: patience}
-	b.Sandbox = New(namespaces.WithNamespace(context.Background(), "test"), b.backend, b.events)
+	stateDir := filepath.Join(t.TempDir(), "state")
+	b.Sandbox = New(namespaces.WithNamespace(context.Background(), "test"), b.backend, b.events, stateDir)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		if err := b.Close(ctx); err != nil {
 			t.Errorf("close: %v", err)
+		}
+		if _, err := os.Stat(stateDir); !os.IsNotExist(err) {
+			t.Errorf("the sandbox's home is still there: %v", err)
 		}
 		for _, m := range b.backend.launched() {
 			if !m.wasDestroyed() {

@@ -16,7 +16,6 @@ import (
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
-	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/config"
 )
 
 // state is where a sandbox is in its life. It only ever moves down this list,
@@ -36,16 +35,19 @@ func (s state) String() string {
 }
 
 // Sandbox is one virtual machine and its containers. The machine boots with
-// the first container. Methods are safe for concurrent use, and none holds a
-// lock while it waits for the guest.
+// the first container, or when the Sandbox API asks for it. Methods are safe for
+// concurrent use, and none holds a lock while it waits for the guest.
 type Sandbox struct {
 	// ctx carries namespace and logger for what outlives a request.
-	ctx     context.Context
-	backend hypervisor.Backend
-	events  *eventQueue
+	ctx      context.Context
+	stateDir string
+	events   *eventQueue
+	// launch is where machines come from.
+	launch launcher
 
 	mu         sync.Mutex
 	state      state
+	home       *home // from the first attempt to boot on
 	vm         *vm
 	booted     chan struct{} // closed when stateCreating ends
 	stopBoot   context.CancelCauseFunc
@@ -53,13 +55,17 @@ type Sandbox struct {
 }
 
 // New returns a sandbox without a machine. ctx carries the namespace and the
-// logger; its end means nothing. Events go to publisher in order.
-func New(ctx context.Context, backend hypervisor.Backend, publisher events.Publisher) *Sandbox {
+// logger; its end means nothing. Events go to publisher in order. What has to
+// be found by others on this host is kept below stateDir (DefaultStateDir).
+func New(ctx context.Context, backend hypervisor.Backend, publisher events.Publisher, stateDir string) *Sandbox {
 	ctx = context.WithoutCancel(ctx)
 	return &Sandbox{
-		ctx:        ctx,
-		backend:    backend,
-		events:     newEventQueue(ctx, publisher),
+		ctx:      ctx,
+		stateDir: stateDir,
+		events:   newEventQueue(ctx, publisher),
+		launch: func(ctx context.Context, cfg hypervisor.Config, book *receipt.Book) (hypervisor.Machine, error) {
+			return backend.Launch(ctx, cfg, book)
+		},
 		containers: map[string]*Container{},
 	}
 }
@@ -121,7 +127,7 @@ func (s *Sandbox) forget(c *Container) bool {
 
 // machine returns the sandbox's machine, and boots it for the first caller.
 // Others wait for that boot.
-func (s *Sandbox) machine(ctx context.Context, cfg config.Config, id, bundleDir string, book *receipt.Book) (*vm, error) {
+func (s *Sandbox) machine(ctx context.Context, r machineRequest) (*vm, error) {
 	for {
 		s.mu.Lock()
 		switch s.state {
@@ -147,13 +153,13 @@ func (s *Sandbox) machine(ctx context.Context, cfg config.Config, id, bundleDir 
 			s.booted = make(chan struct{})
 			s.stopBoot = cancel
 			s.mu.Unlock()
-			return s.boot(ctx, cfg, id, bundleDir, book)
+			return s.boot(ctx, r)
 		}
 	}
 }
 
-func (s *Sandbox) boot(ctx context.Context, cfg config.Config, id, bundleDir string, book *receipt.Book) (*vm, error) {
-	v, err := boot(ctx, s.backend, cfg, id, bundleDir, book)
+func (s *Sandbox) boot(ctx context.Context, r machineRequest) (*vm, error) {
+	v, err := s.bootAtHome(ctx, r)
 	defer close(s.booted)
 	if err := s.adopt(v, err); err != nil {
 		if v != nil {
@@ -164,6 +170,27 @@ func (s *Sandbox) boot(ctx context.Context, cfg config.Config, id, bundleDir str
 	go s.watchEvents(v)
 	go s.watchMachine(v)
 	return v, nil
+}
+
+// bootAtHome boots the machine in the sandbox's home, which it makes for the
+// first attempt.
+func (s *Sandbox) bootAtHome(ctx context.Context, r machineRequest) (*vm, error) {
+	s.mu.Lock()
+	h := s.home
+	s.mu.Unlock()
+	if h == nil {
+		var err error
+		if h, err = openHome(ctx, s.stateDir, r.id, r.bundle); err != nil {
+			return nil, err
+		}
+		s.mu.Lock()
+		s.home = h
+		s.mu.Unlock()
+	}
+	if err := h.join(r.member, r.bundle); err != nil {
+		return nil, err
+	}
+	return boot(ctx, s.launch, r, h)
 }
 
 // adopt ends stateCreating with what the boot came to. A sandbox that was
@@ -269,6 +296,7 @@ func (s *Sandbox) Close(ctx context.Context) error {
 	for _, c := range containers {
 		errs = append(errs, c.release(ctx))
 	}
+	errs = append(errs, s.leaveHome(ctx))
 	for _, c := range containers {
 		c.awaitExit(ctx)
 	}
@@ -292,4 +320,16 @@ func (s *Sandbox) stop(ctx context.Context, booted <-chan struct{}) error {
 	}
 	v.powerOff(ctx)
 	return v.destroy(ctx)
+}
+
+// leaveHome is the end of all that the sandbox keeps on the host for itself.
+func (s *Sandbox) leaveHome(ctx context.Context) error {
+	s.mu.Lock()
+	h := s.home
+	s.home = nil
+	s.mu.Unlock()
+	if h == nil {
+		return nil
+	}
+	return h.close(ctx)
 }

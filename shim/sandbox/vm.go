@@ -2,12 +2,9 @@ package sandbox
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -24,6 +21,7 @@ import (
 // vm is a machine whose agent has answered.
 type vm struct {
 	hypervisor.Machine
+	home  *home
 	agent *agent
 	// agentTimeout bounds one request to the agent.
 	agentTimeout time.Duration
@@ -38,44 +36,52 @@ const (
 	destroyWait = 10 * time.Second
 )
 
-// machineID makes an id that is unique on the host: containers in two
-// namespaces, or under two containerds, may have the same id, but no two have
-// the same bundle.
-func machineID(id, bundleDir string) string {
-	return fmt.Sprintf("%s.%x", id, sha256.Sum256([]byte(bundleDir)))[:len(id)+1+8]
+// launcher is where a machine comes from: hypervisor.Backend's Launch, or
+// whatever has one ready. It keeps Launch's contract.
+type launcher func(context.Context, hypervisor.Config, *receipt.Book) (hypervisor.Machine, error)
+
+// machineRequest is what a sandbox's machine is made for.
+type machineRequest struct {
+	// id is the sandbox's.
+	id string
+	// bundle is the first bundle that belongs to the sandbox: its own or that of
+	// its first container. member is the id that containerd knows it by.
+	bundle, member string
+	config         config.Config
+	size           config.Size
+}
+
+// machineID names the machine for people, and is unique on the host.
+func machineID(r machineRequest) string {
+	return r.id + "." + homeName(r.id, r.bundle)[:8]
 }
 
 // boot starts a machine and waits until its agent has answered. The phases are
 // start (the monitor's process), link (the control port accepts) and agent (it
 // answers); an error is a *hypervisor.LaunchError that names the one it was in.
 // On error nothing is left.
-func boot(ctx context.Context, b hypervisor.Backend, cfg config.Config, id, bundleDir string, book *receipt.Book) (_ *vm, err error) {
-	image, err := guest.Open(cfg.Guest.Dir)
+func boot(ctx context.Context, launch launcher, r machineRequest, h *home) (_ *vm, err error) {
+	image, err := guest.Open(r.config.Guest.Dir)
 	if err != nil {
 		return nil, err
 	}
-	dir := filepath.Join(bundleDir, "machine")
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return nil, fmt.Errorf("machine directory: %w", err)
-	}
-
-	timeout := cfg.Machine.BootTimeout.Duration
+	timeout := r.config.Machine.BootTimeout.Duration
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("boot_timeout of %s has passed: %w", timeout, context.DeadlineExceeded))
 	defer cancel()
 	began := time.Now()
-	m, err := b.Launch(ctx, hypervisor.Config{
-		ID:        machineID(id, bundleDir),
-		Dir:       dir,
-		VCPUs:     cfg.Machine.VCPUs,
-		MemoryMiB: cfg.Machine.MemoryMiB,
+	m, err := launch(ctx, hypervisor.Config{
+		ID:        machineID(r),
+		Dir:       h.machine(),
+		VCPUs:     r.size.VCPUs,
+		MemoryMiB: r.size.MemoryMiB,
 		Kernel:    image.Kernel,
 		Initrd:    image.Initrd,
-		Cmdline:   cfg.Machine.KernelArgs,
-	}, book)
+		Cmdline:   r.config.Machine.KernelArgs,
+	}, h.book)
 	if err != nil {
 		return nil, err
 	}
-	v := &vm{Machine: m, agentTimeout: cfg.Machine.AgentTimeout.Duration}
+	v := &vm{Machine: m, home: h, agentTimeout: r.config.Machine.AgentTimeout.Duration}
 	phase := "link"
 	defer func() {
 		if err == nil {

@@ -33,7 +33,7 @@ func (noEvents) Publish(context.Context, string, events.Event) error { return ni
 func serve(t *testing.T) (*ttrpc.Client, *atomic.Int32) {
 	t.Helper()
 	var exits atomic.Int32
-	sb := sandbox.New(context.Background(), nil, noEvents{})
+	sb := sandbox.New(context.Background(), nil, noEvents{}, t.TempDir())
 	t.Cleanup(func() { sb.Close(context.Background()) })
 	server, err := ttrpc.NewServer()
 	if err != nil {
