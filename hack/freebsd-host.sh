@@ -24,6 +24,10 @@ prepare() {
 }
 
 unit() {
+	# Not /tmp: tmpfs(5) does not open files that have no name any more.
+	TMPDIR=$PWD/tmp
+	export TMPDIR
+	mkdir -p "$TMPDIR"
 	failed=
 	for test in $(find unit -name '*.test' | sort); do
 		(cd "$(dirname "$test")" && "./$(basename "$test")" -test.timeout=10m) || failed="$failed $test"

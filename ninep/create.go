@@ -147,7 +147,10 @@ func (s *session) symlink(d *decoder, r *reply) error {
 	if err := d.done(); err != nil {
 		return err
 	}
-	if strings.ContainsRune(target, 0) {
+	switch {
+	case target == "":
+		return linuxENOENT
+	case strings.ContainsRune(target, 0):
 		return linuxEINVAL
 	}
 	return s.makeEntry(r, id, name, gid, typeSymlink, func(dirFD int) error {

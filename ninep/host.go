@@ -117,5 +117,13 @@ func hostUnlink(dirFD int, name string, dir bool) error {
 	if dir {
 		flags = unix.AT_REMOVEDIR
 	}
-	return ignoreEINTR(func() error { return unix.Unlinkat(dirFD, name, flags) })
+	err := ignoreEINTR(func() error { return unix.Unlinkat(dirFD, name, flags) })
+	if err == unix.EPERM && !dir {
+		// POSIX's answer for a directory, where Linux has one that says so.
+		var st unix.Stat_t
+		if unix.Fstatat(dirFD, name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Mode&typeMask == typeDir {
+			return linuxEISDIR
+		}
+	}
+	return err
 }

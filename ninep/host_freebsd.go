@@ -2,6 +2,7 @@ package ninep
 
 import (
 	"encoding/binary"
+	"slices"
 	"strings"
 	"unsafe"
 
@@ -48,16 +49,34 @@ func hostStatParent(fd int) (attr, error) {
 
 func attrOf(st *unix.Stat_t) attr {
 	at := func(t unix.Timespec) timespec { return timespec{int64(t.Sec), int64(t.Nsec)} }
+	mode := uint32(st.Mode)
+	if mode&typeMask == typeSymlink {
+		// Here it has one of its own, made under the umask, which means nothing;
+		// Linux knows but this one.
+		mode |= 0o777
+	}
 	return attr{
 		dev: st.Dev, ino: st.Ino,
-		mode: uint32(st.Mode), uid: st.Uid, gid: st.Gid, nlink: st.Nlink,
-		major: unix.Major(st.Rdev), minor: unix.Minor(st.Rdev),
+		mode: mode, uid: st.Uid, gid: st.Gid, nlink: st.Nlink,
+		major: devMajor(st.Rdev), minor: devMinor(st.Rdev),
 		size: uint64(st.Size), blksize: uint64(st.Blksize), blocks: uint64(st.Blocks),
 		atime: at(st.Atim), mtime: at(st.Mtim), ctime: at(st.Ctim), btime: at(st.Btim),
 		// File systems that do not keep it say -1.
 		hasBtime: st.Btim.Sec >= 0,
 	}
 }
+
+// Device numbers are those of __makedev, __major and __minor in sys/types.h,
+// 64 bits wide since FreeBSD 12; unix.Mkdev and its like still mix those of
+// minors beyond 8 bits with the major's.
+
+func makeDev(major, minor uint32) uint64 {
+	return uint64(major&^0xff)<<32 | uint64(major&0xff)<<8 | uint64(minor&0xff00)<<24 | uint64(minor&^0xff00)
+}
+
+func devMajor(dev uint64) uint32 { return uint32(dev>>32)&^0xff | uint32(dev>>8)&0xff }
+
+func devMinor(dev uint64) uint32 { return uint32(dev>>24)&0xff00 | uint32(dev)&^0xff00 }
 
 // hostBirthIsStable is false because UFS moves the birth time back when an
 // older modification time is set (utimensat(2)).
@@ -131,7 +150,7 @@ func hostMknod(dirFD int, name string, typ, major, minor uint32) error {
 		return ignoreEINTR(func() error { return unix.Mknodat(dirFD, name, unix.S_IFIFO|0o600, 0) })
 	}
 	return ignoreEINTR(func() error {
-		return unix.Mknodat(dirFD, name, typ|0o600, unix.Mkdev(major, minor))
+		return unix.Mknodat(dirFD, name, typ|0o600, makeDev(major, minor))
 	})
 }
 
@@ -199,17 +218,29 @@ func hostDirEntry(buf []byte) (dirEntry, int) {
 }
 
 // Extended attributes need a descriptor with access, which special files and
-// symbolic links cannot give. Linux's user namespace is FreeBSD's; the others,
-// of which only privileged processes know, are kept in the system namespace
-// under their full names.
+// symbolic links cannot give. Linux's user namespace is FreeBSD's; those that
+// only privileged processes may write are kept in the system namespace under
+// their full names. Linux's system namespace is refused: it is POSIX ACLs, which
+// would be kept here and not obeyed.
 
 const userXattr = "user."
 
-func xattrSpace(name string) (space int, rest string) {
+var systemXattrs = []string{"security.", "trusted."}
+
+func xattrSpace(name string) (space int, rest string, err error) {
 	if rest, ok := strings.CutPrefix(name, userXattr); ok && rest != "" {
-		return unix.EXTATTR_NAMESPACE_USER, rest
+		return unix.EXTATTR_NAMESPACE_USER, rest, nil
 	}
-	return unix.EXTATTR_NAMESPACE_SYSTEM, name
+	if !isSystemXattr(name) {
+		return 0, "", linuxEOPNOTSUPP
+	}
+	return unix.EXTATTR_NAMESPACE_SYSTEM, name, nil
+}
+
+func isSystemXattr(name string) bool {
+	return slices.ContainsFunc(systemXattrs, func(space string) bool {
+		return len(name) > len(space) && strings.HasPrefix(name, space)
+	})
 }
 
 // withXattrs calls f with a descriptor that extended attributes can be
@@ -251,7 +282,10 @@ func result(n uintptr, e unix.Errno) (int, error) {
 }
 
 func hostGetXattr(fd int, typ uint32, name string) (value []byte, err error) {
-	space, rest := xattrSpace(name)
+	space, rest, err := xattrSpace(name)
+	if err != nil {
+		return nil, err
+	}
 	err = withXattrs(fd, typ, func(fd int) error {
 		// A value longer than the buffer is cut without an error.
 		buf := make([]byte, maxXattrSize+1)
@@ -282,7 +316,7 @@ func hostListXattr(fd int, typ uint32) (list []byte, err error) {
 			for rest := buf[:n]; len(rest) > 0 && len(rest) > int(rest[0]); {
 				name := rest[1 : 1+int(rest[0])]
 				rest = rest[1+int(rest[0]):]
-				if prefix == "" && !strings.Contains(string(name), ".") {
+				if prefix == "" && !isSystemXattr(string(name)) {
 					continue // FreeBSD's own, such as ACLs
 				}
 				list = append(append(append(list, prefix...), name...), 0)
@@ -296,7 +330,10 @@ func hostListXattr(fd int, typ uint32) (list []byte, err error) {
 // hostSetXattr checks flags beforehand, because the system call knows none:
 // another writer can come in between.
 func hostSetXattr(fd int, typ uint32, name string, value []byte, flags uint32) error {
-	space, rest := xattrSpace(name)
+	space, rest, err := xattrSpace(name)
+	if err != nil {
+		return err
+	}
 	return withXattrs(fd, typ, func(fd int) error {
 		if flags != 0 {
 			_, err := extattr(unix.SYS_EXTATTR_GET_FD, fd, space, rest, nil)
@@ -313,20 +350,12 @@ func hostSetXattr(fd int, typ uint32, name string, value []byte, flags uint32) e
 }
 
 func hostRemoveXattr(fd int, typ uint32, name string) error {
-	space, rest := xattrSpace(name)
+	space, rest, err := xattrSpace(name)
+	if err != nil {
+		return err
+	}
 	return withXattrs(fd, typ, func(fd int) error {
 		_, err := extattr(unix.SYS_EXTATTR_DELETE_FD, fd, space, rest, nil)
 		return err
 	})
-}
-
-// FreeBSD has no locks that belong to an open file rather than to the process,
-// so that the guests of one shim could not be told apart (F_SETLK_REMOTE could,
-// but its locks outlive a crash of their holder). Trees with Options.Exclusive
-// need none.
-
-func hostLock(int, uint8, byteRange) error { return linuxEOPNOTSUPP }
-
-func hostFindLock(_ int, _ uint8, extent byteRange) (uint8, byteRange, error) {
-	return lockUnlock, extent, linuxEOPNOTSUPP
 }

@@ -21,11 +21,6 @@ const (
 	maxLockers = 4096
 )
 
-// byteRange is a lock's extent; length 0 reaches to the end of the file.
-type byteRange struct {
-	start, length int64
-}
-
 // lockKey is a lock owner on a file: the guest's processes own locks, however
 // many fids they hold on the file.
 type lockKey struct {
@@ -35,8 +30,8 @@ type lockKey struct {
 }
 
 // locker holds an owner's locks on a file by a descriptor opened for nothing
-// else: the host's kernel ties them to it, keeps their ranges, and arbitrates
-// with other sandboxes and host processes.
+// else: hostLock ties them to it, and arbitrates with other sandboxes and host
+// processes.
 type locker struct {
 	fd   int
 	refs int // guarded by the table's mu; the table holds one
@@ -111,7 +106,7 @@ func (t *lockTable) release(l *locker) {
 	last := l.refs == 0
 	t.mu.Unlock()
 	if last {
-		closeFD(l.fd)
+		hostCloseLocker(l.fd)
 	}
 }
 

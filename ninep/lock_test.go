@@ -2,8 +2,11 @@ package ninep
 
 import (
 	"math"
-	"runtime"
+	"os"
+	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // locking makes one Tlock and returns the status.
@@ -12,14 +15,7 @@ func (c *client) locking(fid uint32, typ uint8, start, length uint64, proc uint3
 	return c.ok(msgTlock, fid, typ, uint32(0), start, length, proc, "guest").u8()
 }
 
-func needHostLocks(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("the host has no locks that belong to a descriptor")
-	}
-}
-
 func TestLocks(t *testing.T) {
-	needHostLocks(t)
 	tree, dir := serveDir(t, Options{})
 	writeFile(t, "0123456789", dir, "f")
 	a, b := mount(t, tree), mount(t, tree)
@@ -87,6 +83,37 @@ func TestLocksOfAnExclusiveTree(t *testing.T) {
 	}
 	if typ := c.ok(msgTgetlock, f, uint8(lockWrite), uint64(0), uint64(0), uint32(9), "guest").u8(); typ != lockUnlock {
 		t.Errorf("getlock: type %d", typ)
+	}
+}
+
+// TestLocksOfHostProcesses has the test's process be one.
+func TestLocksOfHostProcesses(t *testing.T) {
+	tree, dir := serveDir(t, Options{})
+	writeFile(t, "0123456789", dir, "f")
+	c := mount(t, tree)
+	f := c.open(c.walk(0, "f"), openReadWrite)
+	host, err := os.OpenFile(filepath.Join(dir, "f"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.Close()
+	set := func(typ int16) error {
+		return unix.FcntlFlock(host.Fd(), unix.F_SETLK, &unix.Flock_t{Type: typ, Start: 2, Len: 3})
+	}
+	if err := set(unix.F_WRLCK); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.locking(f, lockRead, 4, 0, 1); got != lockBlocked {
+		t.Errorf("status %d beside the host's lock", got)
+	}
+	if err := set(unix.F_UNLCK); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.locking(f, lockWrite, 4, 0, 1); got != lockSuccess {
+		t.Errorf("status %d after the host's lock", got)
+	}
+	if err := set(unix.F_RDLCK); err != unix.EAGAIN {
+		t.Errorf("the host beside the guest's lock: %v", err)
 	}
 }
 

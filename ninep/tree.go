@@ -26,8 +26,7 @@ type Options struct {
 	ReadOnly bool
 	// Exclusive says that nobody but the client of a single session uses the
 	// files while they are served. Its kernel then arbitrates file locks
-	// alone, and the host is not asked. Needed for locks on FreeBSD, which
-	// has none that belong to a descriptor.
+	// alone, and the host is not asked.
 	Exclusive bool
 	// MaxFids bounds the files that one session may refer to at a time. 0
 	// means 524288.

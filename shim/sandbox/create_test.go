@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -277,13 +278,21 @@ func TestRootfsNamedInTheSpec(t *testing.T) {
 	}
 }
 
+// bindMount is how containerd's native snapshotter has a directory mounted.
+func bindMount(source string) *types.Mount {
+	if runtime.GOOS == "freebsd" {
+		return &types.Mount{Type: "nullfs", Source: source, Options: []string{"rw"}}
+	}
+	return &types.Mount{Type: "bind", Source: source, Options: []string{"rbind", "rw"}}
+}
+
 func TestAMountedRootfsIsUnmounted(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to mount")
 	}
 	lower := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(lower, "marker"), nil, 0o644))
-	bind := []*types.Mount{{Type: "bind", Source: lower, Options: []string{"rbind", "rw"}}}
+	bind := []*types.Mount{bindMount(lower)}
 	mounted := func(r CreateRequest) bool {
 		_, err := os.Stat(filepath.Join(r.Bundle, "rootfs", "marker"))
 		return err == nil
@@ -307,7 +316,7 @@ func TestAMountedRootfsIsUnmounted(t *testing.T) {
 
 	for name, spoil := range map[string]func(*CreateRequest){
 		"second mount fails": func(r *CreateRequest) {
-			r.Rootfs = append(r.Rootfs[:1:1], &types.Mount{Type: "bind", Source: "/nonexistent", Options: []string{"rbind"}})
+			r.Rootfs = append(r.Rootfs[:1:1], bindMount("/nonexistent"))
 		},
 		"guest refuses": func(*CreateRequest) { b.agent().on("bundle.Create", refusal(errdefs.ErrUnavailable)) },
 	} {
