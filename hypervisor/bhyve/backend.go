@@ -176,7 +176,8 @@ func (m *machine) awaitStart(ctx context.Context) error {
 		select {
 		case <-tick.C:
 		case <-m.Process.Exited():
-			return fmt.Errorf("%w: %s", hypervisor.ErrExited, ending{Status: m.Process.Status()}.exit().Detail)
+			status, _ := m.Process.Status()
+			return fmt.Errorf("%w: %s", hypervisor.ErrExited, ending{Status: status}.exit().Detail)
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

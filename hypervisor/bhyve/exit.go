@@ -24,6 +24,8 @@ const (
 // ending is all that is known when a bhyve(8) process has ended.
 type ending struct {
 	Status syscall.WaitStatus
+	// Unknown is true if Status is not known.
+	Unknown bool
 	// Started is true if the guest is known to have run: its vCPUs were seen
 	// active, or the agent answered. bhyve answers 1 both for a power-off and
 	// for a failure to start, and 0 for a reset and for a request for help.
@@ -43,6 +45,9 @@ func (e ending) exit() hypervisor.Exit {
 }
 
 func (e ending) meaning() (hypervisor.ExitReason, string) {
+	if e.Unknown {
+		return hypervisor.ExitError, "it was gone before its exit status was asked for"
+	}
 	if e.Status.Signaled() {
 		return hypervisor.ExitKilled, "signal: " + e.Status.Signal().String()
 	}

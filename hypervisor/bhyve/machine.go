@@ -62,7 +62,7 @@ func (m *machine) release(ctx context.Context) error {
 	if err := m.end(ctx); err != nil {
 		return err
 	}
-	errs := []error{m.Process.Strike()}
+	errs := []error{m.Process.Forget()}
 	if m.receipt != nil {
 		err := errors.Join(destroyed(m.vmm.Destroy(m.vm)), removeCheckpointSocket(m.vm))
 		if err == nil {
@@ -93,10 +93,15 @@ func (m *machine) end(ctx context.Context) error {
 // wait waits for the process's end and works out how it ended. launched is
 // closed when launch no longer changes m.
 func (m *machine) wait(launched <-chan struct{}) {
-	<-m.Process.Ended()
+	select {
+	case <-m.Process.Ended():
+	case <-m.Process.Disowned():
+		return
+	}
 	<-launched
 	// Without its bhyve it can never run again, and would keep the guest's
 	// memory. What fails here is repeated, and reported, by Destroy.
 	_ = m.vmm.Destroy(m.vm)
-	m.End(ending{Status: m.Process.Status(), Started: m.started, Said: m.Process.Said(), At: m.Process.ExitedAt()}.exit())
+	status, known := m.Process.Status()
+	m.End(ending{Status: status, Unknown: !known, Started: m.started, Said: m.Process.Said(), At: m.Process.ExitedAt()}.exit())
 }

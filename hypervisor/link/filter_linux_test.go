@@ -99,7 +99,7 @@ func TestFilterSilencesEverythingUnasked(t *testing.T) {
 	}
 
 	var known []netlink.Neigh
-	if err := within(t, l.namespace, func() (err error) {
+	if err := inNamespace(l.namespace, func() (err error) {
 		known, err = netlink.NeighList(l.index, netlink.FAMILY_V6)
 		return err
 	}); err != nil {

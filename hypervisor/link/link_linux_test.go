@@ -13,7 +13,6 @@ import (
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // longer than anything here takes on a busy machine.
@@ -77,21 +76,11 @@ func attachGuest(t *testing.T, l *Link) *guest {
 	return g
 }
 
-func within(t *testing.T, namespace *os.File, f func() error) error {
-	t.Helper()
-	return onLostThread(func() error {
-		if err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET); err != nil {
-			return err
-		}
-		return f()
-	})
-}
-
 // listen accepts TCP connections in a namespace and answers with what it reads.
 func listen(t *testing.T, namespace *os.File, port int) net.Listener {
 	t.Helper()
 	var l net.Listener
-	err := within(t, namespace, func() (err error) {
+	err := inNamespace(namespace, func() (err error) {
 		l, err = net.ListenTCP("tcp6", &net.TCPAddr{IP: net.IPv6unspecified, Port: port})
 		return err
 	})
@@ -157,7 +146,7 @@ func TestLinkVanishesWithItsFiles(t *testing.T) {
 	}
 	defer conn.Close()
 	device := func() error {
-		return within(t, l.namespace, func() error { _, err := netlink.LinkByName(device); return err })
+		return inNamespace(l.namespace, func() error { _, err := netlink.LinkByName(device); return err })
 	}
 	if err := device(); err != nil {
 		t.Fatal(err)
@@ -175,6 +164,34 @@ func TestLinkVanishesWithItsFiles(t *testing.T) {
 	}
 	if _, err := l.Dial(ctx, 1); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("dial a closed link: %v, want closed", err)
+	}
+}
+
+func TestAdopt(t *testing.T) {
+	l := openLink(t)
+	g := attachGuest(t, l)
+	listen(t, g.namespace, 1)
+	adopted, err := Adopt(l.Tap())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer adopted.Close()
+	// The tap stays with the monitor, of which the test does the part.
+	if err := l.namespace.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	conn, err := adopted.Dial(ctx, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	if err := adopted.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := Adopt(g.namespace); err == nil {
+		t.Error("adopted what is no tap")
 	}
 }
 

@@ -29,6 +29,16 @@ func inNewNamespace(f func() error) (*os.File, error) {
 	return ns, err
 }
 
+// inNamespace runs f on a thread of its own in a network namespace.
+func inNamespace(ns *os.File, f func() error) error {
+	return onLostThread(func() error {
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter network namespace %s: %w", ns.Name(), err)
+		}
+		return f()
+	})
+}
+
 // onLostThread runs f on a thread that ends with it, and whose namespaces f may
 // therefore change. The goroutine stays locked to the thread: when it returns,
 // the runtime ends the thread rather than use it for others.

@@ -29,7 +29,7 @@ func OpenTap(netns, name string) (tap *os.File, err error) {
 	if netns == "" {
 		err = open()
 	} else {
-		err = inNamespace(netns, open)
+		err = inNamespaceAt(netns, open)
 	}
 	if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EINVAL) {
 		err = fmt.Errorf("%w: %w", errdefs.ErrFailedPrecondition, err)
@@ -40,20 +40,14 @@ func OpenTap(netns, name string) (tap *os.File, err error) {
 	return tap, nil
 }
 
-// inNamespace runs f on a thread of its own in the network namespace at path.
-func inNamespace(path string, f func() error) error {
+func inNamespaceAt(path string, f func() error) error {
 	ns, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("network namespace: %w: %w", errdefs.ErrNotFound, err)
+		err = fmt.Errorf("%w: %w", errdefs.ErrNotFound, err)
 	}
 	if err != nil {
 		return fmt.Errorf("network namespace: %w", err)
 	}
 	defer ns.Close()
-	return onLostThread(func() error {
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("enter network namespace %s: %w", path, err)
-		}
-		return f()
-	})
+	return inNamespace(ns, f)
 }

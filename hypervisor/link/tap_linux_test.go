@@ -54,7 +54,7 @@ func TestOpenTap(t *testing.T) {
 		}
 	}
 	// A name that is refused is not made, either.
-	if err := inNamespace(netns, func() error {
+	if err := inNamespaceAt(netns, func() error {
 		_, err := netlink.LinkByName("eth8")
 		return err
 	}); !errors.As(err, new(netlink.LinkNotFoundError)) {

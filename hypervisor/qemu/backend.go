@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor/internal/process"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor/link"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
 	"github.com/containerd/errdefs"
@@ -67,7 +68,7 @@ func (b Backend) Launch(ctx context.Context, cfg hypervisor.Config, book *receip
 			return nil, fmt.Errorf("machine %s: %w", cfg.ID, kindOf(err))
 		}
 	}
-	m := newMachine(cfg)
+	m := newMachine(cfg, process.New(cfg.Dir, program))
 	if err := m.launch(ctx, caps, cfg, book); err != nil {
 		// Also when ctx is what ended the launch.
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
@@ -124,14 +125,14 @@ func (m *machine) launch(ctx context.Context, caps hypervisor.Capabilities, cfg 
 	}
 	defer listener.Close()
 
+	m.mark, m.cid = s.uuid, s.cid
 	m.Process.Cmd.Args = append(m.Process.Cmd.Args, args...)
 	inherited[monitorFD-3] = listener
 	m.Process.Cmd.ExtraFiles = inherited
 	err = m.Process.Start(log.G(ctx).WithField("machine", cfg.ID), book, s.uuid)
 	if m.Process.Started() {
-		connected := make(chan struct{})
-		go m.wait(connected)
-		defer close(connected)
+		go m.wait()
+		defer close(m.connected)
 	}
 	if err != nil {
 		return err
@@ -164,24 +165,27 @@ func (m *machine) openLink(ctx context.Context, caps hypervisor.Capabilities, s 
 // its start, so nothing is retried: the answer comes when QEMU has set up the
 // machine, or the connection ends when it has given up.
 func (m *machine) connect(ctx context.Context) error {
-	conn, err := m.socket.dial(ctx)
-	if err != nil {
+	if err := m.openMonitor(ctx); err != nil {
 		return err
 	}
-	mon, err := openMonitor(ctx, conn)
-	if err != nil {
-		return err
-	}
-	m.monitor = mon
 	var status struct {
 		Status  string `json:"status"`
 		Running bool   `json:"running"`
 	}
-	if err := mon.execute(ctx, "query-status", nil, &status); err != nil {
+	if err := m.monitor.execute(ctx, "query-status", nil, &status); err != nil {
 		return err
 	}
 	if !status.Running {
 		return fmt.Errorf("virtual CPUs do not run: %s", status.Status)
 	}
 	return nil
+}
+
+func (m *machine) openMonitor(ctx context.Context) error {
+	conn, err := m.socket.dial(ctx)
+	if err != nil {
+		return err
+	}
+	m.monitor, err = openMonitor(ctx, conn)
+	return err
 }

@@ -13,20 +13,50 @@ import (
 )
 
 // machine is one QEMU process and what it needs. Everything is set before Launch
-// returns and not changed after.
+// or Adopt returns and not changed after, except the monitor of a machine that
+// was adopted.
 type machine struct {
 	*process.Machine
-	socket  socket
-	monitor *monitor
+	cfg    hypervisor.Config
+	socket socket
+	// mark is the argument that finds the process, cid the guest's vsock address.
+	mark string
+	cid  uint32
+
+	// connected is closed when there will be no other monitor than this one,
+	// which is nil if none could be opened.
+	connected chan struct{}
+	monitor   *monitor
 }
 
-var _ hypervisor.Machine = (*machine)(nil)
+var (
+	_ hypervisor.Machine      = (*machine)(nil)
+	_ hypervisor.Parker       = (*machine)(nil)
+	_ hypervisor.Transferable = (*machine)(nil)
+)
 
-func newMachine(cfg hypervisor.Config) *machine {
+func newMachine(cfg hypervisor.Config, p *process.Process) *machine {
 	return &machine{
-		Machine: process.NewMachine(cfg.ID, process.New(cfg.Dir, program)),
-		socket:  socket{cfg.Dir},
+		Machine:   process.NewMachine(cfg.ID, p),
+		cfg:       cfg,
+		socket:    socket{cfg.Dir},
+		connected: make(chan struct{}),
 	}
+}
+
+// execute has the monitor carry out a command, as soon as there is one.
+func (m *machine) execute(ctx context.Context, command string, args, result any) error {
+	select {
+	case <-m.connected:
+	case <-m.Process.Exited():
+		return errMonitorClosed
+	case <-ctx.Done():
+		return fmt.Errorf("QMP %s: the monitor does not answer: %w", command, context.Cause(ctx))
+	}
+	if m.monitor == nil {
+		return errMonitorClosed
+	}
+	return m.monitor.execute(ctx, command, args, result)
 }
 
 // PowerOff implements hypervisor.Machine. The guest does not hear of it: its
@@ -36,7 +66,11 @@ func (m *machine) PowerOff(ctx context.Context) error {
 	if m.Process.HasExited() {
 		return fmt.Errorf("power off machine %s: %w", m.ID(), hypervisor.ErrExited)
 	}
-	err := m.monitor.execute(ctx, "quit", nil, nil)
+	// One that is parked hears of nothing.
+	if err := m.Wake(); err != nil {
+		return fmt.Errorf("power off machine %s: %w", m.ID(), err)
+	}
+	err := m.execute(ctx, "quit", nil, nil)
 	// QEMU may be gone before its answer is read.
 	if errors.Is(err, errMonitorClosed) {
 		return nil
@@ -56,34 +90,42 @@ func (m *machine) release(ctx context.Context) error {
 	if err := m.Kill(ctx); err != nil {
 		return err
 	}
-	errs := []error{m.Process.Strike(), m.socket.remove()}
+	errs := []error{m.Process.Forget(), m.socket.remove()}
 	if m.Link != nil {
 		errs = append(errs, m.Link.Close())
 	}
 	return errors.Join(errs...)
 }
 
-// wait waits for the process's end and works out how it ended. connected is
-// closed when launch no longer changes m.
-func (m *machine) wait(connected <-chan struct{}) {
-	<-m.Process.Ended()
-	<-connected
+// wait waits for the process's end and works out how it ended.
+func (m *machine) wait() {
+	select {
+	case <-m.Process.Ended():
+	case <-m.Process.Disowned():
+		return
+	}
+	<-m.connected
 	var shutdown string
 	if m.monitor != nil {
 		// The last event may still be in the socket; its end comes after it.
 		<-m.monitor.closed
 		shutdown = m.monitor.Shutdown()
 	}
-	exit := classify(shutdown, m.Process.Status(), m.Process.Said())
+	status, known := m.Process.Status()
+	exit := classify(shutdown, status, known, m.Process.Said())
 	exit.At = m.Process.ExitedAt()
 	m.End(exit)
 }
 
 // classify puts an end into the field's terms. shutdown is what the monitor
-// last said, see ShutdownCause in QEMU's qapi/run-state.json.
-func classify(shutdown string, status syscall.WaitStatus, said string) hypervisor.Exit {
+// last said, see ShutdownCause in QEMU's qapi/run-state.json. Whether status is
+// known depends on who started the process: without it, a shutdown is taken
+// for the whole story.
+func classify(shutdown string, status syscall.WaitStatus, known bool, said string) hypervisor.Exit {
 	exit := hypervisor.Exit{Reason: hypervisor.ExitError}
 	switch {
+	case !known && shutdown == "":
+		exit.Detail = "ended without a word on the monitor, with a status that only its parent was told"
 	case status.Signaled():
 		exit.Reason = hypervisor.ExitKilled
 		exit.Detail = "signal: " + status.Signal().String()

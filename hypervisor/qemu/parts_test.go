@@ -98,11 +98,18 @@ func TestClassify(t *testing.T) {
 		{"host-error", exited(0), "", hypervisor.ExitError, "host-error"},
 	} {
 		t.Run(fmt.Sprint(c.shutdown, c.status), func(t *testing.T) {
-			got := classify(c.shutdown, c.status, c.said)
+			got := classify(c.shutdown, c.status, true, c.said)
 			if got.Reason != c.reason || got.Detail != c.detail {
 				t.Errorf("%q, %q; want %q, %q", got.Reason, got.Detail, c.reason, c.detail)
 			}
 		})
+	}
+	// Of a process that was adopted.
+	if got := classify("guest-shutdown", 0, false, ""); got.Reason != hypervisor.ExitPowerOff {
+		t.Errorf("%+v", got)
+	}
+	if got := classify("", 0, false, ""); got.Reason != hypervisor.ExitError || !strings.Contains(got.Detail, "only its parent") {
+		t.Errorf("%+v", got)
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/ttrpc"
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 )
 
@@ -105,22 +106,37 @@ func boot(t *testing.T, changes ...func(*hypervisor.Config)) booted {
 			t.Errorf("left in the machine's directory: %v (%v)", left, err)
 		}
 	})
+	return booted{m, cfg, book, hello(t, m)}
+}
+
+// hello talks to the agent of a machine, over a connection that ends with the
+// test.
+func hello(t *testing.T, m hypervisor.Machine) agentv1.SystemService {
+	t.Helper()
+	ctx := testContext(t)
 	conn, err := hypervisor.DialReady(ctx, m, agentproto.PortControl)
 	if err != nil {
 		t.Fatal(err)
 	}
 	client := ttrpc.NewClient(conn)
 	t.Cleanup(func() { client.Close() })
-	b := booted{m, cfg, book, agentv1.NewSystemClient(client)}
-	nonce := []byte("hello")
-	answer, err := b.system.Hello(ctx, &agentv1.HelloRequest{Nonce: nonce})
+	system := agentv1.NewSystemClient(client)
+	greet(t, system)
+	return system
+}
+
+// greet has the agent answer a new nonce.
+func greet(t *testing.T, system agentv1.SystemService) *agentv1.HelloResponse {
+	t.Helper()
+	nonce := []byte(uuid.NewString())
+	answer, err := system.Hello(testContext(t), &agentv1.HelloRequest{Nonce: nonce})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(answer.Nonce, nonce) {
 		t.Fatalf("nonce %q came back as %q", nonce, answer.Nonce)
 	}
-	return b
+	return answer
 }
 
 func waitDone(t *testing.T, m hypervisor.Machine) hypervisor.Exit {

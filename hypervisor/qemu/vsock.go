@@ -37,6 +37,7 @@ func haveVsock() bool {
 // vsockLink is a vhost device with an address of its own. The address is taken
 // for as long as the device is open anywhere, so it needs no receipt.
 type vsockLink struct {
+	// device is nil if only the machine has it open.
 	device *os.File
 	cid    uint32
 }
@@ -76,6 +77,9 @@ func (v *vsockLink) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 }
 
 func (v *vsockLink) Close() error {
+	if v.device == nil {
+		return nil
+	}
 	if err := v.device.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
 		return err
 	}

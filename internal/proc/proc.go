@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -64,10 +65,19 @@ func (id ID) Signal(sig unix.Signal) error {
 // Wait returns nil once the process has exited. It does not reap: a child of
 // the caller remains to be waited for. The error is ctx's if it ends first.
 func (id ID) Wait(ctx context.Context) error {
-	if err := id.wait(ctx); err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("wait for process %s: %w", id, err)
+	_, _, err := id.WaitStatus(ctx)
+	return err
+}
+
+// WaitStatus is Wait, with how the process ended. known is false where the
+// system tells that to the parent alone, which is Linux, or where the process
+// was gone before.
+func (id ID) WaitStatus(ctx context.Context) (status syscall.WaitStatus, known bool, err error) {
+	status, known, err = id.wait(ctx)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return 0, false, fmt.Errorf("wait for process %s: %w", id, err)
 	}
-	return nil
+	return status, known, nil
 }
 
 // Kill sends SIGKILL and waits until the process has exited. It succeeds where

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -66,14 +67,15 @@ func (id ID) signal(sig unix.Signal) error {
 }
 
 // wait registers for NOTE_EXIT (kqueue(2), EVFILT_PROC) and checks the identity
-// after that, so that no exit is missed. A user event wakes it when ctx ends.
-func (id ID) wait(ctx context.Context) error {
+// after that, so that no exit is missed. The event's data is the status, whoever
+// asks. A user event wakes it when ctx ends.
+func (id ID) wait(ctx context.Context) (status syscall.WaitStatus, known bool, err error) {
 	if id.Pid <= 0 {
-		return errNotRunning
+		return 0, false, errNotRunning
 	}
 	kq, err := unix.Kqueue()
 	if err != nil {
-		return os.NewSyscallError("kqueue", err)
+		return 0, false, os.NewSyscallError("kqueue", err)
 	}
 	f := os.NewFile(uintptr(kq), "kqueue")
 	defer f.Close()
@@ -82,13 +84,13 @@ func (id ID) wait(ctx context.Context) error {
 	exit := unix.Kevent_t{Ident: uint64(id.Pid), Filter: unix.EVFILT_PROC, Flags: unix.EV_ADD | unix.EV_ONESHOT, Fflags: unix.NOTE_EXIT}
 	_, err = unix.Kevent(kq, []unix.Kevent_t{wake, exit}, nil, nil)
 	if errors.Is(err, unix.ESRCH) {
-		return errNotRunning
+		return 0, false, errNotRunning
 	}
 	if err != nil {
-		return os.NewSyscallError("kevent", err)
+		return 0, false, os.NewSyscallError("kevent", err)
 	}
 	if alive, err := id.Alive(); err != nil || !alive {
-		return errors.Join(err, errNotRunning)
+		return 0, false, errors.Join(err, errNotRunning)
 	}
 
 	woken := make(chan struct{})
@@ -107,15 +109,15 @@ func (id ID) wait(ctx context.Context) error {
 		var events [2]unix.Kevent_t
 		n, err := unix.Kevent(kq, nil, events[:], nil)
 		if err != nil && !errors.Is(err, unix.EINTR) {
-			return os.NewSyscallError("kevent", err)
+			return 0, false, os.NewSyscallError("kevent", err)
 		}
 		for _, e := range events[:max(n, 0)] {
 			if e.Filter == unix.EVFILT_PROC {
-				return nil
+				return syscall.WaitStatus(e.Data), true, nil
 			}
 		}
 		if n > 0 {
-			return context.Cause(ctx)
+			return 0, false, context.Cause(ctx)
 		}
 	}
 }

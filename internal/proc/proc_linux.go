@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"strconv"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -77,19 +78,38 @@ func (id ID) signal(sig unix.Signal) error {
 	return os.NewSyscallError("pidfd_send_signal", err)
 }
 
-// wait waits for the pidfd to become readable, which it does when the process
-// exits (pidfd_open(2)).
-func (id ID) wait(ctx context.Context) error {
+// File returns a copy of a file that the process has open, as pidfd_getfd(2)
+// does: both are the same open file. errdefs.ErrNotFound if the process has
+// exited.
+func (id ID) File(fd int) (*os.File, error) {
 	f, err := id.open()
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("file %d of process %s: %w", fd, id, err)
+	}
+	defer f.Close()
+	got, err := unix.PidfdGetfd(int(f.Fd()), fd, 0)
+	if errors.Is(err, unix.ESRCH) {
+		err = errNotRunning
+	}
+	if err != nil {
+		return nil, fmt.Errorf("file %d of process %s: %w", fd, id, os.NewSyscallError("pidfd_getfd", err))
+	}
+	return os.NewFile(uintptr(got), fmt.Sprintf("file %d of process %s", fd, id)), nil
+}
+
+// wait waits for the pidfd to become readable, which it does when the process
+// exits (pidfd_open(2)).
+func (id ID) wait(ctx context.Context) (status syscall.WaitStatus, known bool, err error) {
+	f, err := id.open()
+	if err != nil {
+		return 0, false, err
 	}
 	defer f.Close()
 	stop := context.AfterFunc(ctx, func() { f.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	conn, err := f.SyscallConn()
 	if err != nil {
-		return err
+		return 0, false, err
 	}
 	var pollErr error
 	err = conn.Read(func(fd uintptr) bool {
@@ -101,9 +121,9 @@ func (id ID) wait(ctx context.Context) error {
 		return n > 0 || pollErr != nil
 	})
 	if ctx.Err() != nil && err != nil {
-		return context.Cause(ctx)
+		return 0, false, context.Cause(ctx)
 	}
-	return errors.Join(err, pollErr)
+	return 0, false, errors.Join(err, pollErr)
 }
 
 // forEach calls f with every process that runs and its arguments, each of which

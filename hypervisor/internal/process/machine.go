@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync/atomic"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
 )
@@ -27,11 +28,17 @@ type Machine struct {
 	exit hypervisor.Exit
 	// releasing is held by the one Release that is under way.
 	releasing chan struct{}
+	// turn is held by the one Park or Unpark that is under way.
+	turn chan struct{}
+	// disowned is true once the machine is somebody else's.
+	disowned atomic.Bool
 }
+
+var _ hypervisor.Parker = (*Machine)(nil)
 
 // NewMachine returns the common part of the machine id, whose process is p.
 func NewMachine(id string, p *Process) *Machine {
-	return &Machine{id: id, Process: p, done: make(chan struct{}), releasing: make(chan struct{}, 1)}
+	return &Machine{id: id, Process: p, done: make(chan struct{}), releasing: make(chan struct{}, 1), turn: make(chan struct{}, 1)}
 }
 
 // ID implements hypervisor.Machine.
@@ -91,6 +98,25 @@ func (m *Machine) Kill(ctx context.Context) error {
 	}
 }
 
+// GiveUp is hypervisor.Transferable's Disown, with what a backend lets go of
+// besides the process.
+func (m *Machine) GiveUp(others ...func() error) error {
+	m.releasing <- struct{}{}
+	defer func() { <-m.releasing }()
+	if m.disowned.Load() {
+		return nil
+	}
+	errs := []error{m.Process.Disown()}
+	for _, f := range others {
+		errs = append(errs, f())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("disown machine %s: %w", m.id, err)
+	}
+	m.disowned.Store(true)
+	return nil
+}
+
 // Release is Destroy with what a backend releases: one at a time, and under the
 // machine's name.
 func (m *Machine) Release(ctx context.Context, release func(context.Context) error) error {
@@ -99,6 +125,10 @@ func (m *Machine) Release(ctx context.Context, release func(context.Context) err
 		defer func() { <-m.releasing }()
 	case <-ctx.Done():
 		return fmt.Errorf("destroy machine %s: %w", m.id, context.Cause(ctx))
+	}
+	// It is somebody else's now.
+	if m.disowned.Load() {
+		return nil
 	}
 	if err := release(ctx); err != nil {
 		return fmt.Errorf("destroy machine %s: %w", m.id, err)

@@ -1,14 +1,13 @@
 // Package process is what the processes of virtual machine monitors have in
-// common: how one is started with a receipt, what becomes of its guest's
-// console and of its own words, and how its end is learned.
+// common: how one is started with a receipt or taken over from another owner,
+// what becomes of its guest's console and of its own words, how it is parked,
+// and how its end is learned.
 package process
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -25,34 +24,49 @@ import (
 const stderrTailSize = 4 << 10
 
 // Process is one monitor's process. Its standard output is the guest's
-// console. Methods are safe for concurrent use after Start.
+// console. It does not end with its owner. Methods are safe for concurrent use
+// after Start.
 type Process struct {
-	// Cmd is changed before Start only.
+	// Cmd is changed before Start only. It is nil for a process that was adopted.
 	Cmd *exec.Cmd
 
+	// id is the zero value for a process that ended before it was looked at.
+	id      proc.ID
 	receipt *receipt.Receipt
-	console *Tail
-	stderr  *Tail
-	// exited is closed when the process has been reaped, ended when the guest's
-	// last words are in console as well.
+	console *output
+	stderr  *output
+	// owned ends with Disown.
+	owned  context.Context
+	disown context.CancelFunc
+
+	// exited is closed when the process has ended and, if it is a child, has
+	// been reaped; ended when the guest's last words are in console as well.
 	exited, ended chan struct{}
 	at            time.Time
+	status        syscall.WaitStatus
+	statusKnown   bool
 }
 
-// New returns a process that is yet to be started, with a working directory
-// and an environment that holds nothing of the caller's.
-func New(dir, program string, args ...string) *Process {
+func newProcess(dir string) *Process {
 	p := &Process{
-		Cmd:     exec.Command(program, args...),
-		console: &Tail{Max: hypervisor.ConsoleTailSize},
-		stderr:  &Tail{Max: stderrTailSize},
+		console: newOutput(dir, consoleFIFO, hypervisor.ConsoleTailSize),
+		stderr:  newOutput(dir, stderrFIFO, stderrTailSize),
 		exited:  make(chan struct{}),
 		ended:   make(chan struct{}),
 	}
+	p.owned, p.disown = context.WithCancel(context.Background())
+	return p
+}
+
+// New returns a process that is yet to be started, with a working directory,
+// where its outputs are too, and an environment that holds nothing of the
+// caller's.
+func New(dir, program string, args ...string) *Process {
+	p := newProcess(dir)
+	p.Cmd = exec.Command(program, args...)
 	p.Cmd.Dir = dir
 	// Errors in English.
 	p.Cmd.Env = []string{"LC_ALL=C"}
-	p.Cmd.Stderr = p.stderr
 	// Out of reach of a terminal's Ctrl-C: the owner decides when it ends.
 	p.Cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	return p
@@ -62,74 +76,117 @@ func New(dir, program string, args ...string) *Process {
 // arguments, which no other process ever has (see proc.Receipt). After an
 // error, Started tells whether there is a process.
 func (p *Process) Start(logger *log.Entry, book *receipt.Book, mark string) error {
-	console, stdout, err := os.Pipe()
+	// The process alone has them from its start on, so that they end with it.
+	stdout, err := p.console.create()
 	if err != nil {
 		return err
 	}
-	// The process alone has it from its start on, so that it ends with it.
 	defer stdout.Close()
-	p.Cmd.Stdout = stdout
+	stderr, err := p.stderr.create()
+	if err != nil {
+		return err
+	}
+	defer stderr.Close()
+	p.Cmd.Stdout, p.Cmd.Stderr = stdout, stderr
+	if err := errors.Join(p.console.open(), p.stderr.open()); err != nil {
+		return err
+	}
 
 	line := &proc.Receipt{Arg: mark}
 	if p.receipt, err = book.Write(line); err == nil {
 		err = p.Cmd.Start()
 	}
 	if err != nil {
-		console.Close()
+		p.console.close()
+		p.stderr.close()
 		return err
 	}
-	read := make(chan struct{})
-	go p.readConsole(logger, console, read)
-	go p.wait(read)
-
 	// Identify fails for a process that has exited already, which will have more
 	// to say of it.
-	if line.ID, err = proc.Identify(p.Pid()); err == nil {
+	line.ID, err = proc.Identify(p.Cmd.Process.Pid)
+	p.id = line.ID
+	go p.wait(logger, p.reap)
+	if err == nil {
 		return p.receipt.Amend(line)
 	}
 	return nil
 }
 
-func (p *Process) wait(consoleRead <-chan struct{}) {
-	// Its error is in ProcessState, or is of no interest: the copying of stderr.
-	_ = p.Cmd.Wait()
+// Adopt takes over a process that another owner has started in dir, with a
+// receipt in book. The caller has seen it alive. What it has written until now
+// and its former owner has read is not known.
+func Adopt(logger *log.Entry, dir string, id proc.ID, book *receipt.Book, mark string) (*Process, error) {
+	p := newProcess(dir)
+	p.id = id
+	var err error
+	if p.receipt, err = book.Write(&proc.Receipt{ID: id, Arg: mark}); err != nil {
+		return nil, err
+	}
+	for _, o := range []*output{p.console, p.stderr} {
+		// It can be done without.
+		if err := o.open(); err != nil {
+			logger.WithError(err).Warn("an output of the machine's process cannot be read")
+		}
+	}
+	go p.wait(logger, p.await)
+	return p, nil
+}
+
+func (p *Process) wait(logger *log.Entry, end func() bool) {
+	go p.console.read(logger)
+	go p.stderr.read(nil)
+	if !end() {
+		return
+	}
 	p.at = time.Now()
 	close(p.exited)
-	<-consoleRead
+	<-p.console.done
+	<-p.stderr.done
 	close(p.ended)
 }
 
-// consoleLogLimit is how much of a guest's console goes to the debug log: a
-// boot and its complaints, not what a hostile guest can write in a day.
-const consoleLogLimit = 256 << 10
+// reap waits for a child.
+func (p *Process) reap() bool {
+	// Its error is in ProcessState.
+	_ = p.Cmd.Wait()
+	p.status, p.statusKnown = p.Cmd.ProcessState.Sys().(syscall.WaitStatus), true
+	return true
+}
 
-// readConsole reads what the guest writes until the process ends.
-func (p *Process) readConsole(logger *log.Entry, console io.ReadCloser, done chan<- struct{}) {
-	defer close(done)
-	defer console.Close()
-	source := io.TeeReader(console, p.console)
-	if logger.Logger.IsLevelEnabled(log.DebugLevel) {
-		// Longer lines end the logging early, like the limit.
-		lines := bufio.NewScanner(io.LimitReader(source, consoleLogLimit))
-		for lines.Scan() {
-			logger.WithField("line", lines.Text()).Debug("guest console")
-		}
+// await waits for a process that is not a child, until it is given up.
+func (p *Process) await() bool {
+	var err error
+	p.status, p.statusKnown, err = p.id.WaitStatus(p.owned)
+	if err != nil && p.owned.Err() == nil {
+		log.L.WithError(err).Error("the end of a machine's process will not be noticed")
 	}
-	io.Copy(io.Discard, source)
+	return err == nil
 }
 
 // Started says whether there has ever been a process.
-func (p *Process) Started() bool { return p.Cmd.Process != nil }
+func (p *Process) Started() bool { return p.Cmd == nil || p.Cmd.Process != nil }
+
+// ID is the process, by pid and start time, after Start.
+func (p *Process) ID() proc.ID { return p.id }
 
 // Pid is the process's number, after Start.
-func (p *Process) Pid() int { return p.Cmd.Process.Pid }
+func (p *Process) Pid() int {
+	if p.Cmd != nil {
+		return p.Cmd.Process.Pid
+	}
+	return p.id.Pid
+}
 
-// Exited is closed when the process has been reaped.
+// Exited is closed when the process has ended, and been reaped if it is a
+// child.
 func (p *Process) Exited() <-chan struct{} { return p.exited }
 
-// Ended is closed when the process has been reaped and all that it wrote has
-// been read.
+// Ended is closed when the process has exited and all that it wrote has been
+// read.
 func (p *Process) Ended() <-chan struct{} { return p.ended }
+
+// Disowned is closed by Disown. The others need not be closed any more then.
+func (p *Process) Disowned() <-chan struct{} { return p.owned.Done() }
 
 // HasExited says whether Exited is closed.
 func (p *Process) HasExited() bool {
@@ -141,29 +198,33 @@ func (p *Process) HasExited() bool {
 	}
 }
 
-// Status is how the process ended, and ExitedAt when that was seen. They are
-// valid once Exited is closed.
-func (p *Process) Status() syscall.WaitStatus { return p.Cmd.ProcessState.Sys().(syscall.WaitStatus) }
+// Status is how the process ended, if known: not every system tells that to
+// those who are not the parent. It is valid once Exited is closed.
+func (p *Process) Status() (status syscall.WaitStatus, known bool) { return p.status, p.statusKnown }
 
 // ExitedAt is when the process was seen to be gone, see Status.
 func (p *Process) ExitedAt() time.Time { return p.at }
 
 // Console is the end of the guest's console.
-func (p *Process) Console() []byte { return p.console.Bytes() }
+func (p *Process) Console() []byte { return p.console.tail.Bytes() }
 
 // Stderr is the end of what the process itself has said.
-func (p *Process) Stderr() []byte { return p.stderr.Bytes() }
+func (p *Process) Stderr() []byte { return p.stderr.tail.Bytes() }
 
 // Said is the last line of Stderr.
-func (p *Process) Said() string { return lastLine(p.stderr.Bytes()) }
+func (p *Process) Said() string { return lastLine(p.Stderr()) }
 
 // Kill ends the process by force and waits for that until ctx ends. It is
-// legal at every point.
+// legal at every point, also while the process is stopped.
 func (p *Process) Kill(ctx context.Context) error {
 	if !p.Started() {
 		return nil
 	}
-	if err := p.Cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if p.Cmd == nil {
+		if err := p.id.Kill(ctx); err != nil {
+			return err
+		}
+	} else if err := p.Cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
 	select {
@@ -174,11 +235,22 @@ func (p *Process) Kill(ctx context.Context) error {
 	}
 }
 
-// Strike strikes out the receipt of a process that is gone or never was.
-func (p *Process) Strike() error {
-	if p.receipt == nil {
-		return nil
+// Forget removes what is left of a process that is gone or never was: its
+// outputs and its receipt.
+func (p *Process) Forget() error {
+	err := errors.Join(p.console.remove(), p.stderr.remove())
+	if p.receipt != nil {
+		err = errors.Join(err, p.receipt.Strike())
 	}
+	return err
+}
+
+// Disown lets go of a process that goes on with another owner. A child is
+// reaped all the same when it ends.
+func (p *Process) Disown() error {
+	p.disown()
+	p.console.close()
+	p.stderr.close()
 	return p.receipt.Strike()
 }
 
@@ -186,15 +258,8 @@ func (p *Process) Strike() error {
 // gone sends no refusal. After the process's end the error is
 // hypervisor.ErrExited.
 func (p *Process) Dial(ctx context.Context, dial func(context.Context) (net.Conn, error)) (net.Conn, error) {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := p.WhileRunning(ctx)
 	defer cancel()
-	go func() {
-		select {
-		case <-p.exited:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
 	conn, err := dial(ctx)
 	if p.HasExited() {
 		if conn != nil {
@@ -203,4 +268,19 @@ func (p *Process) Dial(ctx context.Context, dial func(context.Context) (net.Conn
 		return nil, hypervisor.ErrExited
 	}
 	return conn, err
+}
+
+// WhileRunning is ctx, ended by the process's end and by Disown as well.
+func (p *Process) WhileRunning(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		select {
+		case <-p.exited:
+			cancel()
+		case <-p.owned.Done():
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
 }

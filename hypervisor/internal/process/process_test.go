@@ -51,17 +51,17 @@ func TestEnd(t *testing.T) {
 	if p.Said() != "last words" || !strings.HasPrefix(string(p.Stderr()), "first\n") {
 		t.Errorf("said %q of %q", p.Said(), p.Stderr())
 	}
-	if s := p.Status(); s.ExitStatus() != 3 || p.ExitedAt().IsZero() || !p.HasExited() {
+	if s, known := p.Status(); !known || s.ExitStatus() != 3 || p.ExitedAt().IsZero() || !p.HasExited() {
 		t.Errorf("status %v at %v", s, p.ExitedAt())
 	}
 	if err := p.Kill(t.Context()); err != nil {
 		t.Errorf("kill what has ended: %v", err)
 	}
 	if book.Len() != 1 {
-		t.Errorf("%d receipts, want one until it is struck out", book.Len())
+		t.Errorf("%d receipts, want one until it is forgotten", book.Len())
 	}
-	if err := p.Strike(); err != nil || book.Len() != 0 {
-		t.Errorf("%d receipts after strike: %v", book.Len(), err)
+	if err := p.Forget(); err != nil || book.Len() != 0 {
+		t.Errorf("%d receipts after forget: %v", book.Len(), err)
 	}
 }
 
@@ -75,7 +75,7 @@ func TestReceiptEndsTheProcess(t *testing.T) {
 	case <-time.After(patience):
 		t.Fatal("it still runs")
 	}
-	if s := p.Status(); s.Signal() != syscall.SIGKILL {
+	if s, _ := p.Status(); s.Signal() != syscall.SIGKILL {
 		t.Errorf("status %v", s)
 	}
 }
@@ -120,7 +120,7 @@ func TestNothingStarted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Strike(); err != nil {
+	if err := p.Forget(); err != nil {
 		t.Error(err)
 	}
 	if err := p.Start(log.L, book, "mark"); err == nil || p.Started() {
@@ -129,7 +129,7 @@ func TestNothingStarted(t *testing.T) {
 	if err := p.Kill(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if err := p.Strike(); err != nil || book.Len() != 0 {
+	if err := p.Forget(); err != nil || book.Len() != 0 {
 		t.Errorf("%d receipts: %v", book.Len(), err)
 	}
 }
