@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor/internal/process"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/vmmapi"
 	"github.com/containerd/errdefs"
@@ -32,8 +33,13 @@ const (
 
 // tapLink is package link's Link where taps have names.
 type tapLink interface {
+	// Tap is the tap's name, Mark what tells it from another that gets its name
+	// after it.
 	Tap() string
+	Mark() string
 	Dial(ctx context.Context, port uint32) (net.Conn, error)
+	// Disown lets go of the tap as it is, Close destroys it.
+	Disown() error
 	Close() error
 }
 
@@ -41,6 +47,9 @@ type tapLink interface {
 type Backend struct {
 	vmm      vmm
 	openLink func(context.Context, *receipt.Book) (tapLink, error)
+	// adoptLink is for a link that another owner has opened. It has a receipt
+	// in the book, if there is one, even after an error.
+	adoptLink func(tap, mark string, book *receipt.Book) (tapLink, error)
 	// loader is the program that becomes bhyve, and its first arguments.
 	loader func() ([]string, error)
 }
@@ -50,7 +59,7 @@ var _ hypervisor.Backend = Backend{}
 // New returns the backend. Whether this host has what it needs is told by
 // Capabilities and Launch.
 func New() Backend {
-	return Backend{vmm: thisHost{vmmapi.ThisHost()}, openLink: openLink, loader: thisProgram}
+	return Backend{vmm: thisHost{vmmapi.ThisHost()}, openLink: openLink, adoptLink: adoptLink, loader: thisProgram}
 }
 
 func thisProgram() ([]string, error) {
@@ -98,7 +107,7 @@ func (b Backend) Launch(ctx context.Context, cfg hypervisor.Config, book *receip
 	if err != nil {
 		return nil, fmt.Errorf("machine %s: this program's own path: %w", cfg.ID, err)
 	}
-	m := newMachine(cfg, b.vmm, loader)
+	m := newMachine(cfg, b.vmm, process.New(cfg.Dir, loader[0], loader[1:]...))
 	if err := m.launch(ctx, cfg, b.openLink, book); err != nil {
 		// Also when ctx is what ended the launch.
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
@@ -124,9 +133,11 @@ func (m *machine) launch(ctx context.Context, cfg hypervisor.Config, openLink fu
 	if err != nil {
 		return err
 	}
-	m.Link = link
-	mark := uuid.NewString()
-	if err := prepare(m.dir, guestOf(cfg, m.vm, mark, link.Tap())); err != nil {
+	m.link(link)
+	m.mark = uuid.NewString()
+	g := guestOf(cfg, m.vm, m.mark, link.Tap())
+	g.LinkMark = link.Mark()
+	if err := prepare(m.dir, g); err != nil {
 		return err
 	}
 	if m.receipt, err = book.Write(vmReceipt{m.vm}); err != nil {
@@ -143,11 +154,11 @@ func (m *machine) launch(ctx context.Context, cfg hypervisor.Config, openLink fu
 	defer never.Close()
 	m.Process.Cmd.Stdin = stdin
 	m.Process.Cmd.ExtraFiles = []*os.File{never}
-	m.Process.Cmd.Args = append(m.Process.Cmd.Args, m.vm, mark, m.dir)
+	m.Process.Cmd.Args = append(m.Process.Cmd.Args, m.vm, m.mark, m.dir)
 
 	launched := make(chan struct{})
 	defer close(launched)
-	err = m.Process.Start(log.G(ctx).WithField("machine", cfg.ID), book, mark)
+	err = m.Process.Start(log.G(ctx).WithField("machine", cfg.ID), book, m.mark)
 	if m.Process.Started() {
 		go m.wait(launched)
 	}

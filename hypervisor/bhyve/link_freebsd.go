@@ -14,3 +14,11 @@ func openLink(ctx context.Context, book *receipt.Book) (tapLink, error) {
 	}
 	return l, nil
 }
+
+func adoptLink(tap, mark string, book *receipt.Book) (tapLink, error) {
+	l, err := link.Adopt(tap, mark, book)
+	if err != nil {
+		return nil, err
+	}
+	return l, nil
+}

@@ -13,3 +13,7 @@ import (
 func openLink(context.Context, *receipt.Book) (tapLink, error) {
 	return nil, fmt.Errorf("a tap for bhyve: %w", errdefs.ErrNotImplemented)
 }
+
+func adoptLink(string, string, *receipt.Book) (tapLink, error) {
+	return nil, fmt.Errorf("a tap for bhyve: %w", errdefs.ErrNotImplemented)
+}

@@ -18,6 +18,9 @@ type guest struct {
 	// Kernel and Initrd are paths.
 	Kernel, Initrd string
 	Cmdline        string
+	// LinkMark is the mark of the first network device's tap. It is for who
+	// adopts the machine.
+	LinkMark string
 }
 
 // load makes the virtual machine and puts the guest into it, so that bhyve(8)

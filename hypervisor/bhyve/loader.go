@@ -40,12 +40,8 @@ func Become(args []string) (handled bool, err error) {
 }
 
 func become(dir string) error {
-	data, err := os.ReadFile(filepath.Join(dir, guestFile))
+	g, err := readGuest(dir)
 	if err != nil {
-		return err
-	}
-	var g guest
-	if err := json.Unmarshal(data, &g); err != nil {
 		return err
 	}
 	if err := load(vmmapi.ThisHost(), g); err != nil {

@@ -18,23 +18,33 @@ type machine struct {
 	*process.Machine
 	dir string
 	// vm is the virtual machine's name.
-	vm      string
+	vm string
+	// mark is an argument of the process as it starts.
+	mark    string
 	vmm     vmm
 	receipt *receipt.Receipt
+	// tap is Link, as this package knows it.
+	tap tapLink
 	// started is true once the guest was seen to run.
 	started bool
 }
 
-var _ hypervisor.Machine = (*machine)(nil)
+var (
+	_ hypervisor.Machine      = (*machine)(nil)
+	_ hypervisor.Parker       = (*machine)(nil)
+	_ hypervisor.Transferable = (*machine)(nil)
+)
 
-func newMachine(cfg hypervisor.Config, v vmm, loader []string) *machine {
+func newMachine(cfg hypervisor.Config, v vmm, p *process.Process) *machine {
 	return &machine{
-		Machine: process.NewMachine(cfg.ID, process.New(cfg.Dir, loader[0], loader[1:]...)),
+		Machine: process.NewMachine(cfg.ID, p),
 		dir:     cfg.Dir,
 		vm:      vmName(cfg.ID),
 		vmm:     v,
 	}
 }
+
+func (m *machine) link(l tapLink) { m.tap, m.Link = l, l }
 
 // PowerOff implements hypervisor.Machine. The guest does not hear of it: an
 // agent that listens can be asked directly, and SIGTERM, which is the power
@@ -43,7 +53,8 @@ func (m *machine) PowerOff(context.Context) error {
 	if m.Process.HasExited() {
 		return fmt.Errorf("power off machine %s: %w", m.ID(), hypervisor.ErrExited)
 	}
-	err := m.vmm.powerOff(m.vm)
+	// One that is parked ends as soon as it runs again.
+	err := errors.Join(m.vmm.powerOff(m.vm), m.Wake())
 	if errdefs.IsNotFound(err) {
 		err = hypervisor.ErrExited
 	}

@@ -70,14 +70,16 @@ func (v *fakeVMM) powerOff(name string) error {
 }
 
 // fakeLink is a link whose guest answers nothing.
-type fakeLink struct{ closed int }
+type fakeLink struct{ closed, disowned int }
 
-func (*fakeLink) Tap() string { return "tap4711" }
+func (*fakeLink) Tap() string  { return "tap4711" }
+func (*fakeLink) Mark() string { return "a link" }
 func (*fakeLink) Dial(ctx context.Context, _ uint32) (net.Conn, error) {
 	<-ctx.Done()
 	return nil, ctx.Err()
 }
-func (l *fakeLink) Close() error { l.closed++; return nil }
+func (l *fakeLink) Close() error  { l.closed++; return nil }
+func (l *fakeLink) Disown() error { l.disowned++; return nil }
 
 type rig struct {
 	Backend
@@ -105,7 +107,13 @@ func newRig(t *testing.T, script string) *rig {
 	r.Backend = Backend{
 		vmm:      r.vmm,
 		openLink: func(context.Context, *receipt.Book) (tapLink, error) { return r.link, nil },
-		loader:   func() ([]string, error) { return []string{"/bin/sh", "-c", script, "loader"}, nil },
+		adoptLink: func(tap, mark string, _ *receipt.Book) (tapLink, error) {
+			if tap != r.link.Tap() || mark != r.link.Mark() {
+				return nil, fmt.Errorf("tap %s %q", tap, mark)
+			}
+			return r.link, nil
+		},
+		loader: func() ([]string, error) { return []string{"/bin/sh", "-c", script, "loader"}, nil },
 	}
 	return r
 }

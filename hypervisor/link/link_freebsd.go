@@ -67,6 +67,27 @@ func (l *Link) open(ctx context.Context, book *receipt.Book) (err error) {
 	return nil
 }
 
+// Adopt takes over the link that a former owner has made with this tap, whether
+// or not it still exists, with a receipt in book. The caller closes it.
+func Adopt(tap, mark string, book *receipt.Book) (*Link, error) {
+	l := &Link{tap: tapReceipt{Name: tap, Mark: mark}}
+	var err error
+	if l.line, err = book.Write(l.tap); err != nil {
+		return nil, fmt.Errorf("adopt link: %w", err)
+	}
+	return l, nil
+}
+
+// Disown lets go of a link that has another owner by now. It strikes out the
+// receipt, and leaves the tap alone.
+func (l *Link) Disown() error {
+	l.closed.Store(true)
+	return l.line.Strike()
+}
+
+// Mark tells the tap from another one that gets its name later.
+func (l *Link) Mark() string { return l.tap.Mark }
+
 // Tap is the name of the tap's interface, and of its device in /dev.
 func (l *Link) Tap() string { return l.tap.Name }
 

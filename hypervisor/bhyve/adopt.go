@@ -1,0 +1,131 @@
+package bhyve
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor/internal/process"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+)
+
+var _ hypervisor.Adopter = Backend{}
+
+// Record implements hypervisor.Transferable.
+func (m *machine) Record() hypervisor.Record {
+	return hypervisor.Record{Backend: Backend{}.Name(), ID: m.ID(), Dir: m.dir, Process: m.Process.ID(), Mark: m.mark}
+}
+
+// Disown implements hypervisor.Transferable.
+func (m *machine) Disown() error { return m.GiveUp(m.receipt.Strike, m.tap.Disown) }
+
+// Adopt implements hypervisor.Adopter. What the machine consists of besides its
+// process follows from its id and from what Launch wrote to its directory.
+func (b Backend) Adopt(ctx context.Context, r hypervisor.Record, book *receipt.Book) (hypervisor.Machine, error) {
+	if r.Backend != b.Name() || r.Dir == "" {
+		return nil, fmt.Errorf("adopt machine %q of backend %q: it is not %s's: %w", r.ID, r.Backend, b.Name(), errdefs.ErrInvalidArgument)
+	}
+	if err := hypervisor.ValidateID(r.ID); err != nil {
+		return nil, err
+	}
+	m, err := b.adopt(ctx, r, book)
+	if err != nil {
+		return nil, fmt.Errorf("adopt machine %s: %w", r.ID, err)
+	}
+	return m, nil
+}
+
+func (b Backend) adopt(ctx context.Context, r hypervisor.Record, book *receipt.Book) (*machine, error) {
+	alive, err := r.Process.Alive()
+	if err != nil {
+		return nil, err
+	}
+	g, gerr := readGuest(r.Dir)
+	if !alive {
+		return nil, b.gone(r, g, book)
+	}
+	if gerr == nil && (len(g.NICs) == 0 || g.Name != vmName(r.ID)) {
+		gerr = fmt.Errorf("%s is of virtual machine %q, want %q: %w", guestFile, g.Name, vmName(r.ID), errdefs.ErrFailedPrecondition)
+	}
+	if gerr != nil {
+		return nil, gerr
+	}
+	p, err := process.Adopt(log.G(ctx).WithField("machine", r.ID), r.Dir, r.Process, book, r.Mark)
+	if err != nil {
+		return nil, err
+	}
+	m := newMachine(hypervisor.Config{ID: r.ID, Dir: r.Dir}, b.vmm, p)
+	m.mark = r.Mark
+	if err := m.adoptParts(b, g, book); err != nil {
+		// It is still its former owner's.
+		err = errors.Join(err, p.Disown())
+		if m.receipt != nil {
+			err = errors.Join(err, m.receipt.Strike())
+		}
+		return nil, err
+	}
+	launched := make(chan struct{})
+	close(launched)
+	go m.wait(launched)
+	return m, nil
+}
+
+func (m *machine) adoptParts(b Backend, g guest, book *receipt.Book) (err error) {
+	if m.started, err = b.vmm.active(m.vm); err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	if m.receipt, err = book.Write(vmReceipt{m.vm}); err != nil {
+		return err
+	}
+	link, err := b.adoptLink(g.NICs[0].Tap, g.LinkMark, book)
+	if err != nil {
+		return err
+	}
+	m.link(link)
+	return nil
+}
+
+// gone removes what is left of a machine whose process has ended.
+func (b Backend) gone(r hypervisor.Record, g guest, book *receipt.Book) error {
+	vm := vmName(r.ID)
+	errs := []error{
+		destroyed(b.vmm.Destroy(vm)), removeCheckpointSocket(vm),
+		process.RemoveOutputs(r.Dir),
+	}
+	if len(g.NICs) > 0 && g.LinkMark != "" {
+		link, err := b.adoptLink(g.NICs[0].Tap, g.LinkMark, book)
+		if err == nil {
+			err = link.Close()
+		}
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	// Last: it says what there was.
+	if err := unprepare(r.Dir); err != nil {
+		return err
+	}
+	return fmt.Errorf("process %s has ended: %w", r.Process, errdefs.ErrNotFound)
+}
+
+// readGuest reads what prepare has written.
+func readGuest(dir string) (g guest, err error) {
+	data, err := os.ReadFile(filepath.Join(dir, guestFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return g, fmt.Errorf("%w: %w", errdefs.ErrNotFound, err)
+	}
+	if err != nil {
+		return g, err
+	}
+	if err := json.Unmarshal(data, &g); err != nil {
+		return g, fmt.Errorf("%s: %w", guestFile, err)
+	}
+	return g, nil
+}
