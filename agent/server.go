@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"runtime/debug"
@@ -90,12 +91,16 @@ func (s *server) run(ctx context.Context, l *link) error {
 
 // typedErrors is where errors leave the agent: they become the gRPC codes of
 // their errdefs kind, and so does a panic, which would otherwise take the
-// machine with it.
+// machine with it. What failed because the request's time was up says that: a
+// runtime killed halfway says only that it was killed.
 func typedErrors(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (resp any, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			log.G(ctx).WithField("method", info.FullMethod).Errorf("panic: %v\n%s", p, debug.Stack())
 			err = fmt.Errorf("%s: panic: %v: %w", info.FullMethod, p, errdefs.ErrInternal)
+		}
+		if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			err = fmt.Errorf("%s: given up at the request's deadline: %w: %v", info.FullMethod, context.DeadlineExceeded, errgrpc.ToNative(err))
 		}
 		err = errgrpc.ToGRPC(err)
 	}()

@@ -86,6 +86,12 @@ func parseEvent(env *events.Envelope) (taskEvent, error) {
 		e.container, e.process, e.status = v.ContainerID, v.ID, v.ExitStatus
 	case *eventtypes.TaskDelete:
 		e.container, e.process, e.status = v.ContainerID, v.ID, v.ExitStatus
+	case *eventtypes.TaskOOM:
+		e.container = v.ContainerID
+	case *eventtypes.TaskPaused:
+		e.container = v.ContainerID
+	case *eventtypes.TaskResumed:
+		e.container = v.ContainerID
 	default:
 		if !strings.HasPrefix(env.Topic, "/tasks/") {
 			return e, fmt.Errorf("event %s of type %T", env.Topic, v)

@@ -21,6 +21,8 @@ var cases = []struct {
 	{"inspection", testInspection},
 	{"delete", testDelete},
 	{"events", testEvents},
+	{"pause", testPause},
+	{"limits", testLimits},
 	{"file system", testFileSystem},
 	{"read-only root", testReadOnlyRoot},
 	{"mounts", testMounts},

@@ -15,8 +15,8 @@ import (
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
@@ -40,6 +40,7 @@ type Container struct {
 
 	// Written by Create only, before ready.
 	vm            *vm
+	resources     *specs.LinuxResources // as the host's spec has them
 	unmountRootfs func(context.Context) error
 
 	mu        sync.Mutex
@@ -71,6 +72,15 @@ func (c *Container) Status(execID string) (task.Status, Exit, error) {
 		return task.Status_UNKNOWN, Exit{}, err
 	}
 	s, e := p.snapshot()
+	if execID == "" || s == task.Status_STOPPED {
+		return s, e, nil
+	}
+	// The freezer is the container's: what it holds, it holds as a whole.
+	if init, err := c.process(""); err == nil {
+		if is, _ := init.snapshot(); is == task.Status_PAUSED || is == task.Status_PAUSING {
+			s = is
+		}
+	}
 	return s, e, nil
 }
 
@@ -90,7 +100,7 @@ func (c *Container) Start(ctx context.Context, execID string) error {
 	if err != nil {
 		return err
 	}
-	p.setStatus(task.Status_RUNNING)
+	p.move(task.Status_CREATED, task.Status_RUNNING)
 	return nil
 }
 
@@ -101,35 +111,6 @@ func (c *Container) Wait(ctx context.Context, execID string) (Exit, error) {
 		return Exit{}, err
 	}
 	return p.wait(ctx)
-}
-
-// killUnanswered is how long a SIGKILL for a whole container may go unanswered
-// before the machine is ended instead: a guest cannot refuse to die.
-const killUnanswered = 10 * time.Second
-
-// Kill sends a signal to a process, or with all to every process of the
-// container.
-func (c *Container) Kill(ctx context.Context, execID string, signal uint32, all bool) error {
-	if _, err := c.process(execID); err != nil {
-		return err
-	}
-	final := signal == 9 && execID == ""
-	caller := ctx
-	if final {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, killUnanswered)
-		defer cancel()
-	}
-	err := c.call(ctx, "kill", func(ctx context.Context) error {
-		_, err := c.vm.agent.task.Kill(ctx, &taskapi.KillRequest{ID: c.ID, ExecID: execID, Signal: signal, All: all})
-		return err
-	})
-	// A caller who has no patience left says nothing about the guest.
-	if final && errdefs.IsDeadlineExceeded(err) && caller.Err() == nil {
-		log.G(ctx).WithField("container", c.ID).WithError(err).Warn("the guest does not answer a SIGKILL: ending its machine")
-		return c.vm.destroy(ctx)
-	}
-	return err
 }
 
 // Resize sets the size of a process's terminal in characters.
@@ -162,26 +143,6 @@ func (c *Container) Pids(ctx context.Context) ([]*task.ProcessInfo, error) {
 		return err
 	})
 	return resp.GetProcesses(), err
-}
-
-// call makes one request to the agent in bounded time. Its error is of an
-// errdefs kind and says what was asked of whom.
-func (c *Container) call(ctx context.Context, what string, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, c.vm.agentTimeout)
-	defer cancel()
-	err := f(ctx)
-	if err == nil {
-		return nil
-	}
-	select {
-	case <-c.vm.Done():
-		return fmt.Errorf("%s %s: its machine has ended: %w", what, c.ID, errdefs.ErrNotFound)
-	default:
-	}
-	if ctx.Err() != nil {
-		return fmt.Errorf("%s %s: the agent did not answer: %w", what, c.ID, ctx.Err())
-	}
-	return fmt.Errorf("%s %s: %w", what, c.ID, errgrpc.ToNative(err))
 }
 
 func (c *Container) process(execID string) (*process, error) {
@@ -244,6 +205,7 @@ func (c *Container) createEvent(pid uint32) *apievents.TaskCreate {
 // init's waits for all others: it is the last.
 func (c *Container) processExited(p *process, e Exit) {
 	p.exitSeen.Do(func() {
+		close(p.reported)
 		pid := c.sandbox.Pid()
 		go func() {
 			drain, cancel := context.WithTimeout(c.sandbox.ctx, exitDrainMax)

@@ -74,6 +74,9 @@ func (s *Sandbox) Create(ctx context.Context, r CreateRequest) (_ *Container, er
 	if err := r.Stdio.Validate(); err != nil {
 		return nil, err
 	}
+	if c.resources, err = bundle.Resources(spec); err != nil {
+		return nil, err
+	}
 	rootfs, err := c.mountRootfs(spec, &undo)
 	if err != nil {
 		return nil, err
@@ -216,7 +219,7 @@ func (c *Container) deleteTask(ctx context.Context) error {
 		_, err := c.vm.agent.task.Delete(ctx, &taskapi.DeleteRequest{ID: c.ID})
 		return err
 	})
-	if errdefs.IsNotFound(err) {
+	if errdefs.IsNotFound(err) || c.machineEnded() {
 		return nil
 	}
 	return err

@@ -80,7 +80,7 @@ func (c *Container) deleteInGuest(ctx context.Context, p *process) error {
 		return err
 	})
 	switch {
-	case errdefs.IsNotFound(err) && (p.isExited() || c.machineEnded()):
+	case errdefs.IsNotFound(err) && p.isExited(), err != nil && c.machineEnded():
 		// An earlier Delete got this far, or the machine died.
 	case err != nil:
 		return err

@@ -173,23 +173,21 @@ func (s *Sandbox) guestEvent(e any) error {
 	case *apievents.TaskCreate:
 		s.events.send(c.createEvent(s.Pid()))
 	case *apievents.TaskStart:
-		p.setStatus(task.Status_RUNNING)
+		p.move(task.Status_CREATED, task.Status_RUNNING)
 		s.events.send(&apievents.TaskStart{ContainerID: id, Pid: s.Pid()})
 	case *apievents.TaskExecAdded:
 		s.events.send(&apievents.TaskExecAdded{ContainerID: id, ExecID: execID})
 	case *apievents.TaskExecStarted:
-		p.setStatus(task.Status_RUNNING)
+		p.move(task.Status_CREATED, task.Status_RUNNING)
 		s.events.send(&apievents.TaskExecStarted{ContainerID: id, ExecID: execID, Pid: s.Pid()})
 	case *apievents.TaskExit:
 		c.processExited(p, Exit{Status: e.ExitStatus, At: e.ExitedAt.AsTime()})
 	case *apievents.TaskOOM:
 		s.events.send(&apievents.TaskOOM{ContainerID: id})
 	case *apievents.TaskPaused:
-		p.setStatus(task.Status_PAUSED)
-		s.events.send(&apievents.TaskPaused{ContainerID: id})
+		return s.pauseEvent(id, p, task.Status_PAUSED)
 	case *apievents.TaskResumed:
-		p.setStatus(task.Status_RUNNING)
-		s.events.send(&apievents.TaskResumed{ContainerID: id})
+		return s.pauseEvent(id, p, task.Status_RUNNING)
 	default:
 		return errors.New("not an event that a guest may send")
 	}

@@ -50,9 +50,15 @@ type process struct {
 	io     *stdio.IO
 	status task.Status
 	exit   Exit
+	moved  chan struct{} // closed, and replaced, when status changes
 
 	// exitSeen guards the one transition to stopped.
 	exitSeen sync.Once
+	// killOnce guards the watch for the exit after a SIGKILL.
+	killOnce sync.Once
+	// reported is closed when the guest, or the machine's end, has told of the
+	// process's exit. Its output may still be on its way.
+	reported chan struct{}
 	// exited is closed once exit is final, output has drained and the exit event
 	// is queued for containerd: Wait returns.
 	exited chan struct{}
@@ -60,11 +66,13 @@ type process struct {
 
 func newProcess(execID string, cfg stdio.Config) *process {
 	return &process{
-		execID: execID,
-		stdio:  cfg,
-		io:     stdio.None(),
-		status: task.Status_CREATED,
-		exited: make(chan struct{}),
+		execID:   execID,
+		stdio:    cfg,
+		io:       stdio.None(),
+		status:   task.Status_CREATED,
+		moved:    make(chan struct{}),
+		reported: make(chan struct{}),
+		exited:   make(chan struct{}),
 	}
 }
 
@@ -81,13 +89,40 @@ func (p *process) streams() *stdio.IO {
 	return p.io
 }
 
-// setStatus moves between the states of a live process. A stopped process
-// stays stopped: the answer to a Start may arrive after the exit event.
-func (p *process) setStatus(s task.Status) {
+// move takes a process from one state to another, if that is where it is. The
+// answer to a request may arrive after the event of what came next.
+func (p *process) move(from, to task.Status) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.status != task.Status_STOPPED {
-		p.status = s
+	if p.status != from {
+		return false
+	}
+	p.setStatus(to)
+	return true
+}
+
+// setStatus changes the state and wakes await. The caller holds mu.
+func (p *process) setStatus(s task.Status) {
+	p.status = s
+	close(p.moved)
+	p.moved = make(chan struct{})
+}
+
+// await blocks until the process is in a state, or has stopped, and returns
+// which of them it was.
+func (p *process) await(ctx context.Context, want task.Status) (task.Status, error) {
+	for {
+		p.mu.Lock()
+		s, moved := p.status, p.moved
+		p.mu.Unlock()
+		if s == want || s == task.Status_STOPPED {
+			return s, nil
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return s, context.Cause(ctx)
+		}
 	}
 }
 
@@ -108,7 +143,8 @@ func (p *process) everStarted() bool {
 // after Wait does so after the announcement.
 func (p *process) finish(e Exit, announce func()) {
 	p.mu.Lock()
-	p.status, p.exit = task.Status_STOPPED, e
+	p.exit = e
+	p.setStatus(task.Status_STOPPED)
 	p.mu.Unlock()
 	announce()
 	close(p.exited)
@@ -117,7 +153,10 @@ func (p *process) finish(e Exit, announce func()) {
 // endUnpublished is the end of a process of which no exit will be seen, and
 // none is published: it never ran. Whoever waits for it is told.
 func (p *process) endUnpublished(e Exit) {
-	p.exitSeen.Do(func() { p.finish(e, func() {}) })
+	p.exitSeen.Do(func() {
+		close(p.reported)
+		p.finish(e, func() {})
+	})
 }
 
 // wait blocks until the process has exited and its output has drained.

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/guest"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/bundle"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/config"
 )
 
@@ -25,6 +26,8 @@ type vm struct {
 	agent *agent
 	// agentTimeout bounds one request to the agent.
 	agentTimeout time.Duration
+	// room is what containers have of it.
+	room bundle.Room
 }
 
 const (
@@ -81,7 +84,10 @@ func boot(ctx context.Context, launch launcher, r machineRequest, h *home) (_ *v
 	if err != nil {
 		return nil, err
 	}
-	v := &vm{Machine: m, home: h, agentTimeout: r.config.Machine.AgentTimeout.Duration}
+	v := &vm{
+		Machine: m, home: h, agentTimeout: r.config.Machine.AgentTimeout.Duration,
+		room: bundle.Room{VCPUs: r.size.VCPUs, MemoryMiB: r.size.MemoryMiB},
+	}
 	phase := "link"
 	defer func() {
 		if err == nil {

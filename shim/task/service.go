@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
+	"github.com/containerd/typeurl/v2"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -201,29 +202,55 @@ func (s *Service) Shutdown(ctx context.Context, r *taskapi.ShutdownRequest) (*em
 	return empty, edge(ctx, "shutdown", err)
 }
 
-// Pause is not there yet.
+// Pause freezes a container's processes.
 func (s *Service) Pause(ctx context.Context, r *taskapi.PauseRequest) (*emptypb.Empty, error) {
-	return nil, edge(ctx, "pause", errdefs.ErrNotImplemented)
+	c, err := s.sandbox.Container(r.ID)
+	if err == nil {
+		err = c.Pause(ctx)
+	}
+	return empty, edge(ctx, "pause", err)
 }
 
-// Resume is not there yet.
+// Resume lets a paused container run on.
 func (s *Service) Resume(ctx context.Context, r *taskapi.ResumeRequest) (*emptypb.Empty, error) {
-	return nil, edge(ctx, "resume", errdefs.ErrNotImplemented)
+	c, err := s.sandbox.Container(r.ID)
+	if err == nil {
+		err = c.Resume(ctx)
+	}
+	return empty, edge(ctx, "resume", err)
 }
 
-// Checkpoint is not there yet.
+// Checkpoint is errdefs.ErrNotImplemented: a guest has no means to save single
+// processes.
 func (s *Service) Checkpoint(ctx context.Context, r *taskapi.CheckpointTaskRequest) (*emptypb.Empty, error) {
-	return nil, edge(ctx, "checkpoint", errdefs.ErrNotImplemented)
+	return nil, edge(ctx, "checkpoint", fmt.Errorf("checkpoint of a process: %w", errdefs.ErrNotImplemented))
 }
 
-// Update is not there yet.
+// Update changes a container's limits.
 func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*emptypb.Empty, error) {
-	return nil, edge(ctx, "update", errdefs.ErrNotImplemented)
+	c, err := s.sandbox.Container(r.ID)
+	if err == nil {
+		err = c.Update(ctx, r.Resources, r.Annotations)
+	}
+	return empty, edge(ctx, "update", err)
 }
 
-// Stats is not there yet.
+// Stats returns what a container uses in the guest, as the metrics of a control
+// group of version 2.
 func (s *Service) Stats(ctx context.Context, r *taskapi.StatsRequest) (*taskapi.StatsResponse, error) {
-	return nil, edge(ctx, "stats", errdefs.ErrNotImplemented)
+	c, err := s.sandbox.Container(r.ID)
+	if err != nil {
+		return nil, edge(ctx, "stats", err)
+	}
+	metrics, err := c.Stats(ctx)
+	if err != nil {
+		return nil, edge(ctx, "stats", err)
+	}
+	stats, err := typeurl.MarshalAnyToProto(metrics)
+	if err != nil {
+		return nil, edge(ctx, "stats", err)
+	}
+	return &taskapi.StatsResponse{Stats: stats}, nil
 }
 
 // exitedAt is the zero exit's nil, as containerd wants it for a live process.
