@@ -56,6 +56,25 @@ func mountAll(mounts []mountPoint) error {
 	return nil
 }
 
+// devLinks are the links that programs expect in /dev and devtmpfs does not
+// make: the OCI runtime is given resources on /dev/stdin.
+var devLinks = map[string]string{
+	"fd":     "/proc/self/fd",
+	"stdin":  "/proc/self/fd/0",
+	"stdout": "/proc/self/fd/1",
+	"stderr": "/proc/self/fd/2",
+}
+
+// linkDevices makes devLinks in dev.
+func linkDevices(dev string) error {
+	for name, target := range devLinks {
+		if err := os.Symlink(target, filepath.Join(dev, name)); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("link devices: %w", err)
+		}
+	}
+	return nil
+}
+
 // leaveInitramfs makes the root an ordinary mount. The initramfs itself has no
 // parent mount, and pivot_root(2), by which OCI runtimes enter a container's
 // root, refuses a caller whose root has none. So the same tree is bound, moved

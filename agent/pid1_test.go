@@ -49,6 +49,21 @@ func TestLoadModulesNamesTheModule(t *testing.T) {
 }
 
 // A kernel may list controllers that it does not delegate.
+func TestLinkDevices(t *testing.T) {
+	dev := t.TempDir()
+	for range 2 { // A second time finds them there.
+		if err := linkDevices(dev); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if target, err := os.Readlink(filepath.Join(dev, "stdin")); err != nil || target != "/proc/self/fd/0" {
+		t.Errorf("stdin is %q, %v", target, err)
+	}
+	if err := linkDevices(filepath.Join(dev, "none")); err == nil {
+		t.Error("no error without the directory")
+	}
+}
+
 func TestDelegateControllers(t *testing.T) {
 	root := t.TempDir()
 	control := filepath.Join(root, "cgroup.subtree_control")

@@ -86,7 +86,7 @@ func testLimits(r *rig) {
 	events := r.subscribe()
 	// On SIGUSR1, process 1 becomes one that takes too much.
 	id := r.start([]string{"--memory-limit", "67108864"}, "/bin/sh", "-c",
-		`trap 'exec /bin/dd if=/dev/zero of=/dev/null bs=512M count=1' USR1; while :; do sleep 1 & wait $!; done`)
+		`trap 'exec /bin/dd if=/dev/zero of=/dev/null bs=128M count=1' USR1; while :; do sleep 1 & wait $!; done`)
 	ctx, cancel := context.WithTimeout(r.ctx, 2*commandTimeout)
 	defer cancel()
 	c, err := r.Client.LoadContainer(ctx, id)

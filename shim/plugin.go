@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/containerd/v2/pkg/shutdown"
 	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/log"
@@ -23,9 +22,9 @@ func init() {
 	registry.Register(&plugin.Registration{
 		Type:     plugins.TTRPCPlugin,
 		ID:       "task",
-		Requires: []plugin.Type{plugins.EventPlugin, plugins.InternalPlugin},
+		Requires: []plugin.Type{plugins.InternalPlugin},
 		InitFn: func(ic *plugin.InitContext) (any, error) {
-			p, err := ic.GetByID(plugins.EventPlugin, "publisher")
+			p, err := newPublisher()
 			if err != nil {
 				return nil, err
 			}
@@ -33,14 +32,14 @@ func init() {
 			if err != nil {
 				return nil, err
 			}
-			return newService(ic.Context, p.(shim.Publisher), sd.(shutdown.Service)), nil
+			return newService(ic.Context, p, sd.(shutdown.Service)), nil
 		},
 	})
 }
 
 // newService puts the shim's parts together. Its end, asked for by Shutdown or
 // by a signal, is the end of the sandbox.
-func newService(ctx context.Context, publisher shim.Publisher, sd shutdown.Service) *task.Service {
+func newService(ctx context.Context, publisher *publisher, sd shutdown.Service) *task.Service {
 	s := sandbox.New(ctx, newBackend(), publisher, sandbox.DefaultStateDir)
 	sd.RegisterCallback(func(ctx context.Context) error {
 		defer publisher.Close()

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -14,7 +15,7 @@ import (
 // errdefs.ErrUnavailable. One that comes of a deadline says whose that was.
 func (c *Container) call(ctx context.Context, what string, f func(context.Context) error) error {
 	deadline := errDeadline(ctx, c.vm.agentTimeout)
-	ctx, cancel := context.WithTimeoutCause(ctx, c.vm.agentTimeout, deadline)
+	ctx, cancel := context.WithTimeout(ctx, c.vm.agentTimeout)
 	defer cancel()
 	err := f(ctx)
 	if err == nil {
@@ -30,6 +31,8 @@ func (c *Container) call(ctx context.Context, what string, f func(context.Contex
 	case errdefs.IsDeadlineExceeded(native):
 		// The guest keeps the same deadline, and may be the first to see it pass.
 		return fmt.Errorf("%s %s: the agent has not finished: %w: %w", what, c.ID, deadline, native)
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return fmt.Errorf("%s %s: the agent did not answer: %w", what, c.ID, deadline)
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s %s: the agent did not answer: %w", what, c.ID, context.Cause(ctx))
 	}
@@ -41,7 +44,7 @@ func (c *Container) call(ctx context.Context, what string, f func(context.Contex
 // whichever comes first.
 func errDeadline(ctx context.Context, agentTimeout time.Duration) error {
 	if at, ok := ctx.Deadline(); ok {
-		if left := time.Until(at); left < agentTimeout {
+		if left := max(0, time.Until(at)); left < agentTimeout {
 			return fmt.Errorf("the caller's deadline, which left %s, has passed: %w", left.Round(time.Millisecond), context.DeadlineExceeded)
 		}
 	}

@@ -80,8 +80,7 @@ func TestCloseWithARunningContainer(t *testing.T) {
 // containerd may be gone as well: the end of the shim does not wait for it.
 func TestCloseWithoutContainerd(t *testing.T) {
 	b := newBed(t)
-	b.events.block = make(chan struct{})
-	defer close(b.events.block)
+	defer b.events.hold()()
 	b.running("c1")
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()

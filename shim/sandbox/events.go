@@ -1,16 +1,12 @@
 package sandbox
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	apievents "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/api/types/task"
-	"github.com/containerd/containerd/v2/core/events"
-	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/containerd/log"
 	"github.com/containerd/typeurl/v2"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -18,78 +14,10 @@ import (
 	agentv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto/v1"
 )
 
-const (
-	// eventBacklog is how many events may wait for containerd before those who
-	// make more have to wait as well. None is dropped.
-	eventBacklog = 1024
-	// publishTimeout bounds the handing over of one event. The publisher
-	// retries by itself what it could not deliver.
-	publishTimeout = 5 * time.Second
-	// agentLossGrace is how long the machine may outlive its event stream. A
-	// crashed agent takes its kernel with it within that time; a machine that
-	// lives on has lost its agent and is ended.
-	agentLossGrace = 2 * time.Second
-)
-
-// eventQueue hands events to containerd one by one, in order.
-type eventQueue struct {
-	queue chan any
-	once  sync.Once
-	stop  chan struct{}
-	done  chan struct{}
-	// giveUp ends the publishing, of what is under way as well.
-	giveUp context.CancelFunc
-}
-
-func newEventQueue(ctx context.Context, publisher events.Publisher) *eventQueue {
-	ctx, giveUp := context.WithCancel(ctx)
-	q := &eventQueue{queue: make(chan any, eventBacklog), stop: make(chan struct{}), done: make(chan struct{}), giveUp: giveUp}
-	publish := func(e any) {
-		ctx, cancel := context.WithTimeout(ctx, publishTimeout)
-		defer cancel()
-		if err := publisher.Publish(ctx, runtime.GetTopic(e), e); err != nil {
-			log.G(ctx).WithError(err).WithField("topic", runtime.GetTopic(e)).Error("event was not published")
-		}
-	}
-	go func() {
-		defer close(q.done)
-		for {
-			select {
-			case e := <-q.queue:
-				publish(e)
-			case <-q.stop:
-				for {
-					select {
-					case e := <-q.queue:
-						publish(e)
-					default:
-						return
-					}
-				}
-			}
-		}
-	}()
-	return q
-}
-
-func (q *eventQueue) send(e any) {
-	select {
-	case q.queue <- e:
-	case <-q.stop:
-	}
-}
-
-// close publishes what is queued, for as long as ctx lives.
-func (q *eventQueue) close(ctx context.Context) error {
-	q.once.Do(func() { close(q.stop) })
-	defer q.giveUp()
-	select {
-	case <-q.done:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("publish the last events: %w", context.Cause(ctx))
-	}
-}
+// agentLossGrace is how long the machine may outlive its event stream. A
+// crashed agent takes its kernel with it within that time; a machine that
+// lives on has lost its agent and is ended.
+const agentLossGrace = 2 * time.Second
 
 // watchEvents turns the guest's events into containerd's for the life of the
 // machine.
@@ -123,6 +51,11 @@ func (s *Sandbox) receiveEvents(v *vm) error {
 		}
 		if env.Sequence != next {
 			return fmt.Errorf("the guest's event %d is missing: got %d", next, env.Sequence)
+		}
+		// The stream itself must never wait for containerd: to stall it would
+		// look like the end of the agent.
+		if n := s.events.backlog(); n >= eventBacklog {
+			return fmt.Errorf("containerd has not taken %d events, and the guest makes more", n)
 		}
 		if env.Event == nil {
 			return errors.New("the guest sent an envelope without an event")

@@ -153,20 +153,39 @@ type publisher struct {
 	sent []events.Event
 	// block, if set, holds every event back until it is closed.
 	block chan struct{}
+	// refuse, if set, may have containerd not take an event.
+	refuse func(events.Event) error
 }
 
 func (p *publisher) Publish(ctx context.Context, _ string, e events.Event) error {
-	if p.block != nil {
+	p.mu.Lock()
+	block := p.block
+	p.mu.Unlock()
+	if block != nil {
 		select {
-		case <-p.block:
+		case <-block:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.refuse != nil {
+		if err := p.refuse(e); err != nil {
+			return err
+		}
+	}
 	p.sent = append(p.sent, e)
 	return nil
+}
+
+// hold makes containerd take no event until what it returns is called.
+func (p *publisher) hold() (release func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	block := make(chan struct{})
+	p.block = block
+	return func() { close(block) }
 }
 
 // names renders what was published: "exit c1/x1 137".

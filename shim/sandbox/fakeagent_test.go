@@ -47,6 +47,8 @@ type fakeAgent struct {
 	streams map[string]*net.TCPConn
 	control []net.Conn
 	frozen  bool
+	limits  string     // of the last Update
+	stats   *anypb.Any // the answer to Stats
 	sent    []*agentv1.Envelope
 	more    chan struct{}
 }
@@ -331,6 +333,37 @@ func (f fakeTask) Pids(_ context.Context, r *taskapi.PidsRequest) (*taskapi.Pids
 	return &taskapi.PidsResponse{}, f.answer("task.Pids", func() error { return nil })
 }
 
+func (f fakeTask) Pause(_ context.Context, r *taskapi.PauseRequest) (*emptypb.Empty, error) {
+	return &emptypb.Empty{}, f.answer("task.Pause", func() error {
+		f.emit(&apievents.TaskPaused{ContainerID: r.ID})
+		return nil
+	})
+}
+
+func (f fakeTask) Resume(_ context.Context, r *taskapi.ResumeRequest) (*emptypb.Empty, error) {
+	return &emptypb.Empty{}, f.answer("task.Resume", func() error {
+		f.emit(&apievents.TaskResumed{ContainerID: r.ID})
+		return nil
+	})
+}
+
+// Update keeps what it was asked for.
+func (f fakeTask) Update(_ context.Context, r *taskapi.UpdateTaskRequest) (*emptypb.Empty, error) {
+	return &emptypb.Empty{}, f.answer("task.Update", func() error {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.limits = string(r.Resources.GetValue())
+		return nil
+	})
+}
+
+func (f fakeTask) Stats(context.Context, *taskapi.StatsRequest) (*taskapi.StatsResponse, error) {
+	f.mu.Lock()
+	stats := f.stats
+	f.mu.Unlock()
+	return &taskapi.StatsResponse{Stats: stats}, f.answer("task.Stats", func() error { return nil })
+}
+
 func (f fakeTask) Delete(_ context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
 	return &taskapi.DeleteResponse{ExitStatus: 99, ExitedAt: timestamppb.New(time.Unix(99, 0))}, f.answer("task.Delete", func() error {
 		return f.removeTask(r.ID + "/" + r.ExecID)
@@ -433,6 +466,10 @@ func describe(e events.Event) string {
 		return fmt.Sprintf("delete %s %d", e.ContainerID, e.ExitStatus)
 	case *apievents.TaskOOM:
 		return "oom " + e.ContainerID
+	case *apievents.TaskPaused:
+		return "paused " + e.ContainerID
+	case *apievents.TaskResumed:
+		return "resumed " + e.ContainerID
 	}
 	return fmt.Sprintf("%T", e)
 }

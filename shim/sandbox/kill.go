@@ -48,7 +48,7 @@ func (c *Container) Kill(ctx context.Context, execID string, signal uint32, all 
 	})
 	if final && (err == nil || errdefs.IsNotFound(err)) {
 		// Gone, says the guest; so its exit is due.
-		c.expectExit(p, killUnreported)
+		c.expectExit(p, c.sandbox.killUnreported)
 	}
 	switch {
 	case err == nil:

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/events"
 	"github.com/containerd/errdefs"
@@ -44,6 +45,8 @@ type Sandbox struct {
 	events   *eventQueue
 	// launch is where machines come from.
 	launch launcher
+	// killUnreported is the constant, but for tests.
+	killUnreported time.Duration
 
 	mu         sync.Mutex
 	state      state
@@ -67,6 +70,8 @@ func New(ctx context.Context, backend hypervisor.Backend, publisher events.Publi
 			return backend.Launch(ctx, cfg, book)
 		},
 		containers: map[string]*Container{},
+
+		killUnreported: killUnreported,
 	}
 }
 

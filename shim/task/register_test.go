@@ -93,7 +93,7 @@ func TestBothVersionsAnswer(t *testing.T) {
 		"Create": codes.NotFound, // No bundle.
 		"Pause":  codes.NotFound, "Resume": codes.NotFound, "Update": codes.NotFound, "Stats": codes.NotFound,
 		"Checkpoint": codes.Unimplemented,
-		"Connect": codes.OK, "Shutdown": codes.OK,
+		"Connect":    codes.OK, "Shutdown": codes.OK,
 	}
 	for _, iface := range []reflect.Type{reflect.TypeFor[taskv2.TTRPCTaskService](), reflect.TypeFor[taskv3.TTRPCTaskService]()} {
 		if iface.NumMethod() != len(want) {
