@@ -25,9 +25,11 @@ import (
 // bundles is the Bundle service: it makes the directories that tasks run from.
 type bundles struct {
 	shares *streams
-	// dir and mount are the real ones but in tests.
-	dir   func(id string) string
-	mount func(ctx context.Context, conn stream, target string, s *agentv1.Share) (unmounter, error)
+	// provide makes what a config.json names of what the machine's containers
+	// share. It, dir and mount are the real ones but in tests.
+	provide func(config []byte) error
+	dir     func(id string) string
+	mount   func(ctx context.Context, conn stream, target string, s *agentv1.Share) (unmounter, error)
 
 	mu   sync.Mutex
 	byID map[string]*bundle
@@ -53,12 +55,13 @@ const (
 	bundleInUse                    // a task runs from it
 )
 
-func newBundles(shares *streams) *bundles {
+func newBundles(shares *streams, provide func(config []byte) error) *bundles {
 	return &bundles{
-		shares: shares,
-		dir:    agentproto.BundleDir,
-		mount:  mountShare,
-		byID:   map[string]*bundle{},
+		shares:  shares,
+		provide: provide,
+		dir:     agentproto.BundleDir,
+		mount:   mountShare,
+		byID:    map[string]*bundle{},
 	}
 }
 
@@ -96,6 +99,9 @@ func (b *bundles) Create(ctx context.Context, r *agentv1.CreateBundleRequest) (*
 }
 
 func (b *bundles) build(ctx context.Context, bun *bundle, r *agentv1.CreateBundleRequest, config []byte) error {
+	if err := b.provide(config); err != nil {
+		return err
+	}
 	dir := b.dir(r.Id)
 	// Searchable by all, since a container's root may be another user's.
 	if err := os.MkdirAll(dir, 0o711); err != nil {

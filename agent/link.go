@@ -11,8 +11,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
-	"strconv"
 
 	"github.com/containerd/errdefs"
 	"github.com/mdlayher/vsock"
@@ -181,40 +179,6 @@ func loopbackUp() error {
 	}
 	if err != nil {
 		return fmt.Errorf("set up loopback: %w", err)
-	}
-	return nil
-}
-
-// makeNetNS makes a network namespace with nothing but loopback in it, held by
-// a bind mount at path.
-func makeNetNS(path string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return fmt.Errorf("make network namespace: %w", err)
-	}
-	if err := os.WriteFile(path, nil, 0o444); err != nil {
-		return fmt.Errorf("make network namespace: %w", err)
-	}
-	done := make(chan error)
-	go func() {
-		// Never unlocked: the thread is in the new namespace for good, and the
-		// runtime ends it with this goroutine.
-		runtime.LockOSThread()
-		done <- func() error {
-			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-				return fmt.Errorf("unshare: %w", err)
-			}
-			if err := loopbackUp(); err != nil {
-				return err
-			}
-			self := filepath.Join("/proc/self/task", strconv.Itoa(unix.Gettid()), "ns/net")
-			if err := unix.Mount(self, path, "", unix.MS_BIND, ""); err != nil {
-				return fmt.Errorf("bind to %s: %w", path, err)
-			}
-			return nil
-		}()
-	}()
-	if err := <-done; err != nil {
-		return fmt.Errorf("make network namespace: %w", err)
 	}
 	return nil
 }

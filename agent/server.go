@@ -46,7 +46,8 @@ func newServer(ctx context.Context) (*server, error) {
 		system:   newSystem(),
 		endTasks: endTasks,
 	}
-	bundles := newBundles(s.ninep)
+	pod := newPod()
+	bundles := newBundles(s.ninep, pod.provide)
 	s.tasks, err = newTaskService(ctx, bundles, s.stdio, s.events, endTasks)
 	if err != nil {
 		return nil, err
@@ -54,6 +55,7 @@ func newServer(ctx context.Context) (*server, error) {
 	task.RegisterTTRPCTaskService(control, s.tasks)
 	agentv1.RegisterSystemService(control, s.system)
 	agentv1.RegisterBundleService(control, bundles)
+	agentv1.RegisterPodService(control, pod)
 	agentv1.RegisterEventsService(control, s.events)
 	return s, nil
 }

@@ -43,7 +43,3 @@ func BundleDir(id string) string { return path.Join("/run/bundles", id) }
 
 // RootfsDir is where the agent mounts the root filesystem of bundle id.
 func RootfsDir(id string) string { return path.Join(BundleDir(id), "rootfs") }
-
-// SandboxNetNS is the network namespace that every container of the machine
-// joins. The link's interface is not in it.
-const SandboxNetNS = "/run/netns/sandbox"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Regenerates the Go code of agentproto/v1 from agent.proto. protoc comes from
+# Regenerates the Go code of agentproto/v1 from its .proto files. protoc comes from
 # Debian's protobuf-compiler; the two plugins are pinned by tools/go.mod and
 # built into the cache directory.
 set -eu
@@ -8,4 +8,4 @@ bin=$top/.cache/bin
 mkdir -p "$bin"
 go build -C "$top/tools" -o "$bin/" google.golang.org/protobuf/cmd/protoc-gen-go github.com/containerd/ttrpc/cmd/protoc-gen-go-ttrpc
 cd "$top/agentproto/v1"
-PATH=$bin:$PATH protoc --proto_path=. --go_out=paths=source_relative:. --go-ttrpc_out=paths=source_relative:. agent.proto
+PATH=$bin:$PATH protoc --proto_path=. --go_out=paths=source_relative:. --go-ttrpc_out=paths=source_relative:. *.proto

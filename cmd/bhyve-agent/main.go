@@ -18,6 +18,10 @@ import (
 func init() { runtime.LockOSThread() }
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == agent.PauseCommand {
+		fmt.Fprintln(os.Stderr, "bhyve-agent: pause:", agent.Pause())
+		os.Exit(1)
+	}
 	// It mounts over the root and reboots the machine: not on a host.
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "bhyve-agent: this is the init of a virtual machine: it runs as process 1 only")

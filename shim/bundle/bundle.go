@@ -28,6 +28,9 @@ type Guest struct {
 	// Shares are the host trees that the guest must mount before it runs the
 	// bundle. The root filesystem is the first.
 	Shares []Share
+	// NetNS is the host's network namespace that the spec wants the container in,
+	// empty for none.
+	NetNS string
 	// Ignored names what the host's spec asked for that has no meaning in a
 	// guest.
 	Ignored []string
@@ -67,9 +70,22 @@ func Load(dir string) (*specs.Spec, error) {
 	return &spec, nil
 }
 
+// Pod is what the sandbox of a container is to it.
+type Pod struct {
+	// ID is the sandbox's, empty for a container that has a machine to itself.
+	ID string
+	// PIDNS is the PID namespace, in the guest, of a container that asks for the
+	// pod's; empty for agentproto.SandboxPIDNS.
+	PIDNS string
+	// Files are where a container finds the files that the sandbox has for all
+	// of its containers: "/etc/hosts". A mount of the container's own goes first.
+	Files []string
+}
+
 // translation is the work in progress that transformers share.
 type translation struct {
 	id     string
+	pod    Pod
 	rootfs string
 	spec   *specs.Spec
 	guest  *Guest
@@ -82,19 +98,20 @@ var transformers = []func(*translation) error{
 	translateFreeBSD,
 	translateRoot,
 	translateMounts,
+	mountPodFiles,
 	translateNamespaces,
 	translateCgroup,
 	translateDevices,
 	translateSecurity,
 }
 
-// Translate makes the guest's bundle for container id from the host's spec.
-// rootfs is the host path at which the root filesystem is mounted. The spec is
+// Translate makes the guest's bundle for container id of a pod from the host's
+// spec. rootfs is the host path at which the root filesystem is mounted. The spec is
 // rewritten in place. Errors are errdefs.ErrInvalidArgument for what is wrong
 // and errdefs.ErrNotImplemented for what is legal but not supported, and name
 // the field.
-func Translate(id string, spec *specs.Spec, rootfs string) (*Guest, error) {
-	t := &translation{id: id, rootfs: rootfs, spec: spec, guest: &Guest{Spec: spec}}
+func Translate(id string, pod Pod, spec *specs.Spec, rootfs string) (*Guest, error) {
+	t := &translation{id: id, pod: pod, rootfs: rootfs, spec: spec, guest: &Guest{Spec: spec}}
 	for _, f := range transformers {
 		if err := f(t); err != nil {
 			return nil, fmt.Errorf("bundle of %s: %w", id, err)

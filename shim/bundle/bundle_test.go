@@ -24,7 +24,7 @@ func minimal() *specs.Spec {
 
 func translate(t *testing.T, spec *specs.Spec) *Guest {
 	t.Helper()
-	g, err := Translate("c1", spec, "/host/rootfs")
+	g, err := Translate("c1", Pod{}, spec, "/host/rootfs")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +35,7 @@ func translate(t *testing.T, spec *specs.Spec) *Guest {
 // all of the words.
 func refused(t *testing.T, spec *specs.Spec, kind func(error) bool, words ...string) {
 	t.Helper()
-	g, err := Translate("c1", spec, "/host/rootfs")
+	g, err := Translate("c1", Pod{}, spec, "/host/rootfs")
 	if err == nil {
 		t.Fatalf("translated to %+v, want an error", g)
 	}

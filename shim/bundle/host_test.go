@@ -47,13 +47,13 @@ func TestNamespaces(t *testing.T) {
 
 func TestCgroupPath(t *testing.T) {
 	for in, want := range map[string]string{
-		"":                                       "/c1",
-		"/default/c1":                            "/default/c1",
-		"default/c1":                             "/default/c1",
-		"../../../etc":                           "/etc",
-		"/../..":                                 "/",
-		"system.slice:cri-containerd:0123":       "/system.slice/cri-containerd-0123",
-		"kubepods-pod1.slice:cri-containerd:abc": "/kubepods-pod1.slice/cri-containerd-abc",
+		"":                                       "/sandbox/c1",
+		"/default/c1":                            "/sandbox/default/c1",
+		"default/c1":                             "/sandbox/default/c1",
+		"../../../etc":                           "/sandbox/etc",
+		"/../..":                                 "/sandbox",
+		"system.slice:cri-containerd:0123":       "/sandbox/system.slice/cri-containerd-0123",
+		"kubepods-pod1.slice:cri-containerd:abc": "/sandbox/kubepods-pod1.slice/cri-containerd-abc",
 	} {
 		spec := minimal()
 		spec.Linux.CgroupsPath = in

@@ -35,6 +35,9 @@ func translateRoot(t *translation) error {
 func translateMounts(t *translation) error {
 	for i := range t.spec.Mounts {
 		m := &t.spec.Mounts[i]
+		if t.mountPodShm(m) {
+			continue
+		}
 		if !isBind(m) {
 			if !slices.Contains(guestFilesystems, m.Type) {
 				return fmt.Errorf("mount at %s: type %q is not one that a guest can make: %w", m.Destination, m.Type, errdefs.ErrInvalidArgument)

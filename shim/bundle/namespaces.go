@@ -11,21 +11,42 @@ import (
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
 )
 
-// translateNamespaces puts the container into the sandbox's network namespace,
-// whether the spec asks for a new one or for the host's: the guest's root
-// namespace holds the link and is out of a container's reach. Other namespaces
-// are made new in the guest; one that names a namespace of the host by its path
-// cannot be joined from a guest.
+// translateNamespaces puts the container into the machine's network namespace
+// for containers, whatever the spec asks for: the guest's root namespace holds
+// the link and is out of a container's reach.
+//
+// A spec has nothing but paths on the host to say that a container of a pod
+// shares the pod's IPC, UTS or PID namespace. Such a path cannot be followed
+// from a guest, and need not be: it becomes that of the pod's in the guest. The
+// container that stands for a pod itself is in the pod's IPC and UTS namespaces.
+// Namespaces without a path are made new in the guest, and those that are not
+// named at all are the machine's.
 func translateNamespaces(t *translation) error {
-	network := specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: agentproto.SandboxNetNS}
-	namespaces := []specs.LinuxNamespace{network}
+	namespaces := []specs.LinuxNamespace{{Type: specs.NetworkNamespace, Path: agentproto.SandboxNetNS}}
+	mount := false
 	for _, ns := range t.spec.Linux.Namespaces {
-		if ns.Path != "" {
+		shared := t.podNamespace(ns.Type)
+		switch {
+		case ns.Path != "" && (t.pod.ID == "" || shared == ""):
 			return fmt.Errorf("linux.namespaces: %s namespace %s of the host: %w", ns.Type, ns.Path, errdefs.ErrNotImplemented)
+		case ns.Type == specs.NetworkNamespace:
+			t.guest.NetNS = ns.Path
+			continue
+		case t.isPod() && (ns.Type == specs.IPCNamespace || ns.Type == specs.UTSNamespace):
+			continue
+		case ns.Path != "":
+			ns.Path = shared
 		}
-		if ns.Type != specs.NetworkNamespace {
-			namespaces = append(namespaces, ns)
+		mount = mount || ns.Type == specs.MountNamespace
+		namespaces = append(namespaces, ns)
+	}
+	if t.isPod() {
+		for _, typ := range []specs.LinuxNamespaceType{specs.IPCNamespace, specs.UTSNamespace} {
+			namespaces = append(namespaces, specs.LinuxNamespace{Type: typ, Path: t.podNamespace(typ)})
 		}
+	}
+	if !mount {
+		namespaces = append(namespaces, specs.LinuxNamespace{Type: specs.MountNamespace})
 	}
 	t.spec.Linux.Namespaces = namespaces
 	return nil
@@ -44,7 +65,7 @@ func translateCgroup(t *translation) error {
 	if l.CgroupsPath == "" {
 		l.CgroupsPath = t.id
 	}
-	l.CgroupsPath = path.Join("/", l.CgroupsPath)
+	l.CgroupsPath = path.Join(agentproto.SandboxCgroup, path.Join("/", l.CgroupsPath))
 
 	r := l.Resources
 	if r == nil {

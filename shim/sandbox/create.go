@@ -81,7 +81,7 @@ func (s *Sandbox) Create(ctx context.Context, r CreateRequest) (_ *Container, er
 	if err != nil {
 		return nil, err
 	}
-	guest, err := bundle.Translate(r.ID, spec, rootfs)
+	guest, err := bundle.Translate(r.ID, s.podOf(spec), spec, rootfs)
 	if err != nil {
 		return nil, err
 	}
@@ -223,4 +223,9 @@ func (c *Container) deleteTask(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+// podOf is what the sandbox is to the container of spec.
+func (s *Sandbox) podOf(spec *specs.Spec) bundle.Pod {
+	return bundle.Pod{ID: bundle.SandboxID(spec)}
 }
