@@ -146,6 +146,13 @@ func (r *rig) mustRun(flags []string, command ...string) lab.Result {
 func (r *rig) start(flags []string, command ...string) string {
 	r.Helper()
 	id := r.newID()
+	r.startAs(id, flags, command...)
+	return id
+}
+
+// startAs is start of a container that has an id already.
+func (r *rig) startAs(id string, flags []string, command ...string) {
+	r.Helper()
 	if len(command) == 0 {
 		// busybox's sleep would end by itself, and as process 1 ignores SIGTERM.
 		command = []string{"/bin/probe", "signals"}
@@ -153,7 +160,6 @@ func (r *rig) start(flags []string, command ...string) string {
 	args := append([]string{"run", "--detach", "--null-io", "--runtime", r.runtime}, flags...)
 	r.Cleanup(func() { r.removeContainer(id) })
 	r.must(append(append(args, lab.Image, id), command...)...)
-	return id
 }
 
 // removeContainer removes a container and its task, as far as they are there.
