@@ -22,46 +22,42 @@ const (
 	UserID   = 1000
 )
 
+// Users and groups of the images, but for %s.
+const (
+	passwd = `root:x:0:0:root:/root:/bin/sh
+www-data:x:33:33:www-data:/var/www:/bin/false
+nobody:x:65534:65534:nobody:/home:/bin/false
+%s:x:%d:%d:user:/home/user:/bin/sh
+`
+	group = `root:x:0:
+www-data:x:33:
+nogroup:x:65534:
+%s:x:%d:
+`
+)
+
 // Busybox is an image of a static busybox with all its applets and the probe
 // program, both given as paths on this machine. Below /odd it has what a file
 // system on the way to the container may lose: special mode bits, owners,
 // extended attributes, links, a FIFO, and unusual names.
 func Busybox(name, busybox, probe string) (*Image, error) {
-	applets, err := exec.Command(busybox, "--list").Output()
-	if err != nil {
-		return nil, fmt.Errorf("list the applets of %s: %w", busybox, err)
-	}
-	busyboxData, err := readStatic(busybox)
+	t, probeData, err := baseTree(busybox, probe)
 	if err != nil {
 		return nil, err
 	}
-	probeData, err := readStatic(probe)
-	if err != nil {
-		return nil, err
-	}
-
-	var t tree
-	for _, d := range []string{"bin", "dev", "etc", "home", "mnt", "odd", "proc", "root", "sys", "usr", "var"} {
-		t.dir(d, 0o755)
-	}
-	t.dir("tmp", 0o1777)
-	t.file("etc/passwd", 0o644, fmt.Appendf(nil, "root:x:0:0:root:/root:/bin/sh\n%s:x:%d:%d:user:/home/user:/bin/sh\n", UserName, UserID, UserID))
-	t.file("etc/group", 0o644, fmt.Appendf(nil, "root:x:0:\n%s:x:%d:\n", UserName, UserID))
-	box := tar.Header{Typeflag: tar.TypeReg, Name: "bin/busybox", Mode: 0o755}
-	t.add(box, busyboxData)
-	for _, applet := range strings.Fields(string(applets)) {
-		if applet != "busybox" {
-			t.hardlink(path.Join("bin", applet), box)
-		}
-	}
-	t.file(strings.TrimPrefix(ProbePath, "/"), 0o755, probeData)
+	t.dir("odd", 0o755)
 	t.add(tar.Header{Typeflag: tar.TypeDir, Name: "home/user/", Mode: 0o700, Uid: UserID, Gid: UserID}, nil)
-	odd(&t, probeData)
+	odd(t, probeData)
 
 	layer, err := t.tar()
 	if err != nil {
 		return nil, err
 	}
+	return shell(name, layer), nil
+}
+
+// shell is an image of layer that runs a shell by default.
+func shell(name string, layer []byte) *Image {
 	return &Image{
 		Name:         name,
 		Architecture: runtime.GOARCH,
@@ -71,7 +67,41 @@ func Busybox(name, busybox, probe string) (*Image, error) {
 			Cmd:        []string{"/bin/sh"},
 			WorkingDir: "/",
 		},
-	}, nil
+	}
+}
+
+// baseTree has busybox with all its applets, the probe program, whose bytes it
+// also returns, users and the directories that there have to be.
+func baseTree(busybox, probe string) (*tree, []byte, error) {
+	applets, err := exec.Command(busybox, "--list").Output()
+	if err != nil {
+		return nil, nil, fmt.Errorf("list the applets of %s: %w", busybox, err)
+	}
+	busyboxData, err := readStatic(busybox)
+	if err != nil {
+		return nil, nil, err
+	}
+	probeData, err := readStatic(probe)
+	if err != nil {
+		return nil, nil, err
+	}
+
+	t := new(tree)
+	for _, d := range []string{"bin", "dev", "etc", "home", "mnt", "proc", "root", "sys", "usr", "var", "var/run"} {
+		t.dir(d, 0o755)
+	}
+	t.dir("tmp", 0o1777)
+	t.file("etc/passwd", 0o644, fmt.Appendf(nil, passwd, UserName, UserID, UserID))
+	t.file("etc/group", 0o644, fmt.Appendf(nil, group, UserName, UserID))
+	box := tar.Header{Typeflag: tar.TypeReg, Name: "bin/busybox", Mode: 0o755}
+	t.add(box, busyboxData)
+	for _, applet := range strings.Fields(string(applets)) {
+		if applet != "busybox" {
+			t.hardlink(path.Join("bin", applet), box)
+		}
+	}
+	t.file(strings.TrimPrefix(ProbePath, "/"), 0o755, probeData)
+	return t, probeData, nil
 }
 
 // odd adds what checkOdd of the probe looks for, and the probe itself with the

@@ -10,6 +10,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -31,32 +32,59 @@ type Image struct {
 	Architecture string
 }
 
-// Archive packs the image as an OCI image layout in a tar archive, as
-// `ctr image import` reads it.
-func (i *Image) Archive() (io.Reader, error) {
-	layer := descriptor(ocispec.MediaTypeImageLayer, i.Layer)
-	config, configDesc, err := marshal(ocispec.MediaTypeImageConfig, ocispec.Image{
+// Blob is a part of an image as a registry and an image layout hold it.
+type Blob struct {
+	ocispec.Descriptor
+	Data []byte
+}
+
+// Blobs are the manifest and what it refers to.
+func (i *Image) Blobs() (manifest Blob, parts []Blob, err error) {
+	layer := Blob{descriptor(ocispec.MediaTypeImageLayer, i.Layer), i.Layer}
+	config, err := marshal(ocispec.MediaTypeImageConfig, ocispec.Image{
 		Platform: ocispec.Platform{OS: "linux", Architecture: i.Architecture},
 		Config:   i.Config,
 		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{layer.Digest}},
 	})
 	if err != nil {
-		return nil, err
+		return Blob{}, nil, err
 	}
-	manifest, manifestDesc, err := marshal(ocispec.MediaTypeImageManifest, ocispec.Manifest{
+	manifest, err = marshal(ocispec.MediaTypeImageManifest, ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2},
 		MediaType: ocispec.MediaTypeImageManifest,
-		Config:    configDesc,
-		Layers:    []ocispec.Descriptor{layer},
+		Config:    config.Descriptor,
+		Layers:    []ocispec.Descriptor{layer.Descriptor},
 	})
+	return manifest, []Blob{config, layer}, err
+}
+
+// Reference takes the name apart: the repository without its registry, and the
+// tag.
+func (i *Image) Reference() (repository, tag string, err error) {
+	named, err := reference.ParseNormalizedNamed(i.Name)
+	if err != nil {
+		return "", "", fmt.Errorf("image name %q: %w", i.Name, err)
+	}
+	tagged, ok := reference.TagNameOnly(named).(reference.Tagged)
+	if !ok {
+		return "", "", fmt.Errorf("image name %q has no tag", i.Name)
+	}
+	return reference.Path(named), tagged.Tag(), nil
+}
+
+// Archive packs the image as an OCI image layout in a tar archive, as
+// `ctr image import` reads it.
+func (i *Image) Archive() (io.Reader, error) {
+	manifest, parts, err := i.Blobs()
 	if err != nil {
 		return nil, err
 	}
-	manifestDesc.Annotations = map[string]string{annotationName: i.Name}
-	index, _, err := marshal(ocispec.MediaTypeImageIndex, ocispec.Index{
+	named := manifest.Descriptor
+	named.Annotations = map[string]string{annotationName: i.Name}
+	index, err := marshal(ocispec.MediaTypeImageIndex, ocispec.Index{
 		Versioned: specs.Versioned{SchemaVersion: 2},
 		MediaType: ocispec.MediaTypeImageIndex,
-		Manifests: []ocispec.Descriptor{manifestDesc},
+		Manifests: []ocispec.Descriptor{named},
 	})
 	if err != nil {
 		return nil, err
@@ -68,23 +96,20 @@ func (i *Image) Archive() (io.Reader, error) {
 
 	var t tree
 	t.file(ocispec.ImageLayoutFile, 0o644, layout)
-	t.file(ocispec.ImageIndexFile, 0o644, index)
-	for _, blob := range []struct {
-		desc ocispec.Descriptor
-		data []byte
-	}{{configDesc, config}, {manifestDesc, manifest}, {layer, i.Layer}} {
-		t.file("blobs/sha256/"+blob.desc.Digest.Encoded(), 0o644, blob.data)
+	t.file(ocispec.ImageIndexFile, 0o644, index.Data)
+	for _, blob := range append(parts, manifest) {
+		t.file("blobs/sha256/"+blob.Digest.Encoded(), 0o644, blob.Data)
 	}
 	data, err := t.tar()
 	return bytes.NewReader(data), err
 }
 
-func marshal(mediaType string, v any) ([]byte, ocispec.Descriptor, error) {
+func marshal(mediaType string, v any) (Blob, error) {
 	data, err := json.Marshal(v)
 	if err != nil {
-		return nil, ocispec.Descriptor{}, fmt.Errorf("%s: %w", mediaType, err)
+		return Blob{}, fmt.Errorf("%s: %w", mediaType, err)
 	}
-	return data, descriptor(mediaType, data), nil
+	return Blob{descriptor(mediaType, data), data}, nil
 }
 
 func descriptor(mediaType string, data []byte) ocispec.Descriptor {

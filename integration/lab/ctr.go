@@ -45,11 +45,24 @@ func (l *Lab) Address() string { return containerdAddress }
 
 // Tool is Command for another of the programs that were built for the tests.
 func (l *Lab) Tool(ctx context.Context, name string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, filepath.Join(l.repo, artifacts.toolDir, name), args...)
+	cmd := exec.CommandContext(ctx, l.ToolPath(name), args...)
 	cmd.Env = l.Env()
 	// A stream that someone inherited and keeps open must not keep Wait.
 	cmd.WaitDelay = 5 * time.Second
 	return cmd
+}
+
+// ToolPath is the absolute path of a program that was built for the tests.
+func (l *Lab) ToolPath(name string) string { return filepath.Join(l.repo, artifacts.toolDir, name) }
+
+// FindShim is the absolute path of a shim, as containerd finds it.
+func (l *Lab) FindShim(name string) (string, error) {
+	for _, dir := range []string{artifacts.shimDir, artifacts.toolDir} {
+		if path := filepath.Join(l.repo, dir, name); exists(path) {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("shim %q has not been built", name)
 }
 
 // Ctr runs ctr to its end. The error says that it could not be run or had to
@@ -89,6 +102,15 @@ func (l *Lab) LogTail(lines int) string {
 	}
 	all := strings.Split(strings.TrimRight(string(data), "\n"), "\n")
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// CopyLog copies containerd's log to path, to be there after the lab.
+func (l *Lab) CopyLog(path string) error {
+	data, err := os.ReadFile(l.daemon.logPath)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, data, 0o644)
 }
 
 // LogSize is the length of containerd's log, to be given to LogSince.

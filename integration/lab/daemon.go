@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"syscall"
 	"time"
 
@@ -23,14 +24,10 @@ import (
 const containerdAddress = defaults.DefaultAddress
 
 // disabledPlugins are those that a lab has no use for, or that would look
-// outside of it.
+// outside of it, on every system.
 var disabledPlugins = []string{
-	"io.containerd.cri.v1.images",
-	"io.containerd.cri.v1.runtime",
-	"io.containerd.grpc.v1.cri",
 	"io.containerd.internal.v1.opt",
 	"io.containerd.nri.v1.nri",
-	"io.containerd.podsandbox.controller.v1.podsandbox",
 	"io.containerd.snapshotter.v1.blockfile",
 	"io.containerd.snapshotter.v1.btrfs",
 	"io.containerd.snapshotter.v1.devmapper",
@@ -57,7 +54,8 @@ func newDaemon(l *Lab) (*daemon, error) {
 		"version":          3,
 		"root":             filepath.Join(l.Dir, "containerd"),
 		"state":            defaults.DefaultStateDir,
-		"disabled_plugins": disabledPlugins,
+		"disabled_plugins": slices.Concat(disabledPlugins, disabledHere),
+		"plugins":          l.plugins(),
 		"grpc":             map[string]any{"address": containerdAddress},
 		"debug":            map[string]any{"level": "debug"},
 	}

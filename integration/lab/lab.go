@@ -44,9 +44,10 @@ type Lab struct {
 	// Client is connected to the containerd, and stays so when it restarts.
 	Client *containerd.Client
 
-	repo   string
-	daemon *daemon
-	clean  Snapshot
+	repo     string
+	daemon   *daemon
+	registry *imageServer
+	clean    Snapshot
 }
 
 // Start brings up containerd and imports the images. It may be called once in
@@ -71,6 +72,9 @@ func Start(ctx context.Context) (_ *Lab, err error) {
 	}
 	if err := l.WriteShimConfig(l.shimConfigPath(), ShimConfig{}); err != nil {
 		return nil, err
+	}
+	if err := l.furnishCRI(); err != nil {
+		return nil, fmt.Errorf("prepare for CRI: %w", err)
 	}
 	if l.daemon, err = newDaemon(l); err != nil {
 		return nil, err

@@ -25,12 +25,14 @@ var commands = map[string]struct {
 	"gen":     {"gen BYTES: write the pattern to standard output", gen},
 	"sum":     {"sum: length and SHA-256 of standard input", sum},
 	"boot":    {"boot: which kernel this is, and how long it has run, as JSON", boot},
-	"euid":    {"euid: print the effective user id", func([]string) error { _, err := fmt.Println(os.Geteuid()); return err }},
+	"euid":    {"euid [PREFIX]: print the effective user id", func(a []string) error { _, err := fmt.Println(a[0] + strconv.Itoa(os.Geteuid())); return err }},
 	"fs":      {"fs DIR: check file system semantics in an empty, writable DIR", func(a []string) error { return checkFS(a[0]) }},
 	"entries": {"entries DIR COUNT: check that DIR has the pattern's entries", entries},
 	"odd":     {"odd: check the unusual files of the image", func([]string) error { return checkOdd() }},
 	"winsize": {"winsize: print the terminal's size, and again when it changes, until a line is read", winsize},
 	"signals": {"signals: print each signal that arrives; SIGTERM ends with code 42", signals},
+	"pause":   {"pause: do nothing until SIGTERM or SIGINT", pause},
+	"web":     {"web PORT [PIDFILE [ANY…]]: answer HTTP requests with 200", web},
 	"link":    {"link PORT: try to reach the host from process 1's network namespace", func(a []string) error { return checkLink(a[0]) }},
 }
 

@@ -1,0 +1,128 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/integration/conformance"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/integration/lab"
+)
+
+// suite is one that can be run; its program has its name.
+type suite struct {
+	name, title, about string
+	run                func(context.Context, *lab.Lab, options, io.Writer) ([]conformance.Result, error)
+}
+
+var suites = []suite{
+	{
+		name: "critest", title: "critest",
+		about: `Kubernetes' validation of container runtimes, through containerd's CRI with
+` + "`sandboxer = \"shim\"`" + `. There is no way to a registry: the images that it names
+are busybox and a small web server under those names.`,
+		run: critest,
+	},
+	{
+		name: "shimtest", title: "shimtest",
+		about: `containerd's suite for shims, without containerd: the Task API as the shim's
+socket has it, and no process of the shim left after each part.`,
+		run: shimtest,
+	},
+}
+
+// suiteTimeout bounds one suite.
+const suiteTimeout = 75 * time.Minute
+
+func critest(ctx context.Context, l *lab.Lab, o options, log io.Writer) ([]conformance.Result, error) {
+	if err := l.PushCRIImages(ctx); err != nil {
+		return nil, err
+	}
+	report := filepath.Join(o.out, "critest.xml")
+	if err := os.RemoveAll(report); err != nil {
+		return nil, err
+	}
+	args := []string{
+		"-runtime-handler", o.handler, "-parallel", fmt.Sprint(o.parallel),
+		"-ginkgo.no-color", "-ginkgo.timeout", suiteTimeout.String(), "-ginkgo.junit-report", report,
+	}
+	if o.focus != "" {
+		args = append(args, "-ginkgo.focus", o.focus)
+	}
+	if err := start(l.Tool(ctx, "critest", args...), log); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(report)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return conformance.ReadJUnit(f)
+}
+
+// shims are the programs behind the handlers.
+var shims = map[string]string{
+	lab.HandlerRunc:  "containerd-shim-runc-v2",
+	lab.HandlerBhyve: "containerd-shim-bhyve-v2",
+}
+
+func shimtest(ctx context.Context, l *lab.Lab, o options, log io.Writer) ([]conformance.Result, error) {
+	// The leak check knows the shim by the absolute path of its program.
+	shim, err := l.FindShim(shims[o.handler])
+	if err != nil {
+		return nil, err
+	}
+	config := filepath.Join(l.Dir, o.handler+".json")
+	data, err := json.Marshal(map[string]any{"shim_binary": shim})
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(config, data, 0o644); err != nil {
+		return nil, err
+	}
+	prefix := "TestShim/" + o.handler + "/"
+	args := []string{"-test.v", "-test.timeout", suiteTimeout.String(), "-shimtest.config", config}
+	if o.short {
+		args = append(args, "-test.short")
+	}
+	if o.focus != "" {
+		args = append(args, "-test.run", prefix+o.focus)
+	}
+	cmd := l.Tool(ctx, "shimtest", args...)
+	cmd.Env = append(cmd.Env, "SHIMTEST_TESTBIN="+l.ToolPath("testbin"))
+	output := filepath.Join(o.out, "shimtest.log")
+	f, err := os.Create(output)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if err := start(cmd, io.MultiWriter(log, f)); err != nil {
+		return nil, err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	return conformance.ReadGoTest(f, prefix)
+}
+
+// start runs a suite's program to its end. That tests failed is for the results
+// to say.
+func start(cmd *exec.Cmd, log io.Writer) error {
+	fmt.Fprintln(log, "+", strings.Join(cmd.Args, " "))
+	cmd.Stdout, cmd.Stderr = log, log
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.Exited() {
+		return nil
+	}
+	return err
+}
