@@ -100,7 +100,12 @@ func baseTree(busybox, probe string) (*tree, []byte, error) {
 			t.hardlink(path.Join("bin", applet), box)
 		}
 	}
-	t.file(strings.TrimPrefix(ProbePath, "/"), 0o755, probeData)
+	tool := tar.Header{Typeflag: tar.TypeReg, Name: strings.TrimPrefix(ProbePath, "/"), Mode: 0o755}
+	t.add(tool, probeData)
+	// Applets that Debian's busybox does not have.
+	for _, applet := range []string{"ipcs", "pgrep"} {
+		t.hardlink(path.Join("bin", applet), tool)
+	}
 	return t, probeData, nil
 }
 

@@ -29,6 +29,9 @@ const (
 	HandlerPause = "bhyve-pause"
 )
 
+// CRINamespace is the containerd namespace that CRI's containers are in.
+const CRINamespace = "k8s.io"
+
 // PodNetwork is where pods have their addresses, all of it in the world's own
 // network namespace.
 const PodNetwork = "10.88.0.0/16"

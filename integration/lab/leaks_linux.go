@@ -5,10 +5,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/google/nftables"
+	"github.com/moby/sys/mountinfo"
 	"github.com/vishvananda/netlink"
 )
 
@@ -76,19 +78,22 @@ func netfilter(s Snapshot) error {
 	return nil
 }
 
+// cgroups are those of the world but for the containerd namespaces' own.
 func (l *Lab) cgroups(s Snapshot) error {
-	dirs, err := cgroupDirs(l.Namespace)
+	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
 	if err != nil {
 		return err
 	}
-	for _, dir := range dirs {
-		entries, err := os.ReadDir(dir)
-		if err != nil {
-			return err
-		}
-		for _, e := range entries {
-			if e.IsDir() {
-				s.add("cgroup %s", filepath.Join(dir, e.Name()))
+	for _, m := range mounts {
+		for _, pattern := range []string{"*", "*/*"} {
+			dirs, err := filepath.Glob(filepath.Join(m.Mountpoint, pattern, "cgroup.procs"))
+			if err != nil {
+				return err
+			}
+			for _, file := range dirs {
+				if dir := filepath.Dir(file); !slices.Contains([]string{l.Namespace, CRINamespace}, filepath.Base(dir)) {
+					s.add("cgroup %s", dir)
+				}
 			}
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"syscall"
 
@@ -120,6 +121,10 @@ func initStage() (int, error) {
 
 	if err := furnish(); err != nil {
 		return 0, fmt.Errorf("set up namespaces: %w", err)
+	}
+	runtime.LockOSThread()
+	if err := enterCgroups(filepath.Base(world.dir)); err != nil {
+		return 0, fmt.Errorf("set up cgroups: %w", err)
 	}
 	cmd := again(stageWorker, world.dir)
 	if err := cmd.Start(); err != nil {

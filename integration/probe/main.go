@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/integration/pattern"
@@ -37,6 +38,15 @@ var commands = map[string]struct {
 }
 
 func main() {
+	if applet, ok := applets[filepath.Base(os.Args[0])]; ok {
+		if err := applet(append(os.Args[1:], "")); err != nil {
+			if !errors.Is(err, errNoProcess) {
+				fmt.Fprintln(os.Stderr, err)
+			}
+			os.Exit(1)
+		}
+		return
+	}
 	if len(os.Args) < 2 {
 		usage()
 	}
