@@ -93,9 +93,12 @@ func Default() Config {
 // FromOptions resolves the runtime options of a Create request: none, or
 // containerd's generic runtimeoptions.v1.Options with a path to a file or a
 // body. Options of any other type are errdefs.ErrInvalidArgument: they were
-// meant for another runtime, and to drop them would drop somebody's intent.
+// meant for another runtime, and to drop them would drop somebody's intent,
+// unless they are empty.
 func FromOptions(options typeurl.Any) (Config, error) {
-	if options == nil || options.GetTypeUrl() == "" {
+	// Clients that know only runc send its options with nothing in them: a
+	// message that asks for nothing is none, of whatever type it is.
+	if options == nil || options.GetTypeUrl() == "" || len(options.GetValue()) == 0 {
 		return load()
 	}
 	v, err := typeurl.UnmarshalAny(options)

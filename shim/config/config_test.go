@@ -3,6 +3,7 @@ package config
 import (
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -186,5 +187,13 @@ func TestForeignOptionsAreRefused(t *testing.T) {
 				t.Errorf("got %v, want InvalidArgument that names %s", err, tc.named)
 			}
 		})
+	}
+}
+
+func TestEmptyOptionsOfAnyTypeAreNone(t *testing.T) {
+	t.Setenv(PathEnv, "")
+	got, err := FromOptions(options(t, &runcoptions.Options{}))
+	if err != nil || !reflect.DeepEqual(got, Default()) {
+		t.Errorf("got %+v, %v; want the defaults", got, err)
 	}
 }
