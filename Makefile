@@ -9,8 +9,9 @@ AGENT     := bin/bhyve-agent
 SHIM      := bin/containerd-shim-bhyve-v2
 
 PACKAGES  := busybox-static ca-certificates gcc libc6-dev libprotobuf-dev \
-             protobuf-compiler qemu-system-x86 runc xz-utils
+             nftables protobuf-compiler qemu-system-x86 runc xz-utils
 CONTAINERD := github.com/containerd/containerd/v2/cmd
+CNI        := github.com/containernetworking/plugins/plugins
 
 # A run of the integration tests that takes longer than this hangs.
 INTEGRATION_TIMEOUT ?= 25m
@@ -78,6 +79,28 @@ lab: deps
 runc-shim:
 	$(call say,the shim of runc to compare with)
 	@$(GO) build -C tools -o ../$(TOOLS)/ $(CONTAINERD)/containerd-shim-runc-v2
+
+# Suites that others wrote, each a module of its own, and what they need. Some
+# entries of the checksum database cannot be had everywhere: go.sum has them.
+.PHONY: suites
+suites: lab runc-shim
+	$(call say,conformance suites)
+	@$(GO) build -C tools -o ../$(TOOLS)/cni/ $(addprefix $(CNI)/,ipam/host-local main/bridge main/loopback meta/firewall meta/portmap meta/tuning)
+	@$(GO) build -C tools/nerdctl -o ../../$(TOOLS)/ github.com/containerd/nerdctl/v2/cmd/nerdctl
+	@$(GO) build -C tools/cri -o ../../$(TOOLS)/ sigs.k8s.io/cri-tools/cmd/crictl github.com/onsi/ginkgo/v2/ginkgo
+	@$(GO) test -C tools/cri -c -o ../../$(TOOLS)/critest sigs.k8s.io/cri-tools/cmd/critest
+	@CGO_ENABLED=0 $(GO) test -C tools/shimtest -c -o ../../$(TOOLS)/shimtest github.com/containerd/shimtest
+	@# The containers of shimtest end at any signal, and a Go program that runs
+	@# slowly sends itself some: not with this setting.
+	@CGO_ENABLED=0 $(GO) build -C tools/shimtest -trimpath -ldflags '-s -w -X runtime.godebugDefault=asyncpreemptoff=1' \
+		-o ../../$(TOOLS)/ github.com/containerd/shimtest/cmd/testbin
+	@CGO_ENABLED=0 $(GO) build -trimpath -o $(TOOLS)/ ./integration/cmd/conformance
+suites: export GONOSUMDB = sigs.k8s.io/cri-tools,k8s.io/cri-api,k8s.io/cri-client,github.com/containerd/nerdctl,github.com/containerd/shimtest
+
+.PHONY: conformance
+conformance: guest suites ## run the conformance suites and write docs/conformance.md
+	$(call say,conformance)
+	@$(TOOLS)/conformance $(CONFORMANCEFLAGS)
 
 .PHONY: machines
 machines: guest ## tests of the parts that boot machines or build images, without containerd
