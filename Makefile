@@ -7,6 +7,7 @@ TOOLS     := $(CACHE)/bin
 GUEST     := $(CACHE)/guest
 AGENT     := bin/bhyve-agent
 SHIM      := bin/containerd-shim-bhyve-v2
+POOL      := bin/bhyve-pool
 
 PACKAGES  := busybox-static ca-certificates gcc libc6-dev libprotobuf-dev \
              nftables protobuf-compiler qemu-system-x86 runc xz-utils
@@ -16,6 +17,7 @@ CNI        := github.com/containernetworking/plugins/plugins
 # A run of the integration tests that takes longer than this hangs.
 INTEGRATION_TIMEOUT ?= 25m
 
+comma := ,
 say = @printf '\033[1m==> %s\033[0m\n' '$(1)'
 
 # $(call build,OUTPUT,FLAGS PACKAGE): OUTPUT keeps its time stamp if nothing changed.
@@ -51,9 +53,10 @@ deps: ## install the Debian packages that are missing
 	@sh hack/deps.sh $(PACKAGES)
 
 .PHONY: build
-build: deps ## build shim and agent into bin/
-	$(call say,shim and agent)
+build: deps ## build shim, pool daemon and agent into bin/
+	$(call say,shim$(comma) pool daemon and agent)
 	$(call build,$(SHIM),./cmd/containerd-shim-bhyve-v2)
+	$(call build,$(POOL),./cmd/bhyve-pool)
 	@# Stripped: it is in the memory of every machine.
 	$(call build,$(AGENT),-ldflags '-s -w' ./cmd/bhyve-agent)
 build: export CGO_ENABLED = 0
@@ -109,16 +112,16 @@ machines: guest ## tests of the parts that boot machines or build images, withou
 		./hypervisor/qemu ./vmmapi/linuxboot ./guest/...
 
 .PHONY: generate
-generate: deps ## regenerate the code of agentproto/v1
+generate: deps ## regenerate the code of agentproto/v1 and pool/api/v1
 	$(call say,generate)
 	@sh hack/generate.sh
 
 .PHONY: check-generate
 check-generate: deps ## fail if the generated code is not what would be generated
 	$(call say,check generated code)
-	@rm -rf $(CACHE)/generated && mkdir -p $(CACHE) && cp -r agentproto/v1 $(CACHE)/generated
+	@rm -rf $(CACHE)/generated && mkdir -p $(CACHE)/generated && cp -r --parents agentproto/v1 pool/api/v1 $(CACHE)/generated
 	@sh hack/generate.sh
-	@diff -ru $(CACHE)/generated agentproto/v1
+	@for dir in agentproto/v1 pool/api/v1; do diff -ru $(CACHE)/generated/$$dir $$dir || exit 1; done
 
 .PHONY: lint
 lint: deps ## gofmt, go vet for Linux and FreeBSD, staticcheck
@@ -154,6 +157,7 @@ PREFIX ?= /usr/local
 .PHONY: install
 install: guest ## install shim and guest image below PREFIX, /usr/local
 	install -D -m 755 $(SHIM) $(DESTDIR)$(PREFIX)/bin/$(notdir $(SHIM))
+	install -D -m 755 $(POOL) $(DESTDIR)$(PREFIX)/bin/$(notdir $(POOL))
 	install -d $(DESTDIR)$(PREFIX)/share/containerd-shim-bhyve/guest
 	install -m 644 $(GUEST)/* $(DESTDIR)$(PREFIX)/share/containerd-shim-bhyve/guest/
 

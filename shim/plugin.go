@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
 
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor/host"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/sandbox"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/task"
 )
@@ -40,7 +41,7 @@ func init() {
 // newService puts the shim's parts together. Its end, asked for by Shutdown or
 // by a signal, is the end of the sandbox.
 func newService(ctx context.Context, publisher *publisher, sd shutdown.Service) *task.Service {
-	s := sandbox.New(ctx, newBackend(), publisher, sandbox.DefaultStateDir)
+	s := sandbox.New(ctx, host.Backend(), publisher, sandbox.DefaultStateDir)
 	sd.RegisterCallback(func(ctx context.Context) error {
 		defer publisher.Close()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)

@@ -10,6 +10,7 @@ import (
 
 	cshim "github.com/containerd/containerd/v2/pkg/shim"
 
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor/host"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/check"
 )
@@ -20,7 +21,7 @@ func main() {
 		os.Exit(check.Run(ctx, os.Stdout))
 	}
 	manager := shim.Manager{}
-	handled, err := shim.BecomeMachine(os.Args)
+	handled, err := host.BecomeMachine(os.Args)
 	if !handled {
 		handled, err = shim.RunLegacy(ctx, manager, os.Args)
 	}

@@ -14,6 +14,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
 	"github.com/pelletier/go-toml/v2"
+
+	poolv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/pool/api/v1"
 )
 
 const (
@@ -27,6 +29,7 @@ const (
 type Config struct {
 	Guest   Guest   `toml:"guest"`
 	Machine Machine `toml:"machine"`
+	Pool    Pool    `toml:"pool"`
 }
 
 // Guest says what machines boot.
@@ -87,6 +90,7 @@ func Default() Config {
 			BootTimeout:  Duration{60 * time.Second},
 			AgentTimeout: Duration{30 * time.Second},
 		},
+		Pool: Pool{Mode: PoolAuto, Socket: poolv1.DefaultSocket},
 	}
 }
 
@@ -114,23 +118,24 @@ func FromOptions(options typeurl.Any) (Config, error) {
 	case len(o.ConfigBody) > 0:
 		return parse("runtime options' config body", o.ConfigBody)
 	case o.ConfigPath != "":
-		return read(o.ConfigPath)
+		return Read(o.ConfigPath)
 	}
 	return load()
 }
 
 func load() (Config, error) {
 	if path := os.Getenv(PathEnv); path != "" {
-		return read(path)
+		return Read(path)
 	}
-	c, err := read(DefaultPath)
+	c, err := Read(DefaultPath)
 	if errors.Is(err, errdefs.ErrNotFound) {
 		return Default(), nil
 	}
 	return c, err
 }
 
-func read(path string) (Config, error) {
+// Read reads the file at path. It is errdefs.ErrNotFound if there is none.
+func Read(path string) (Config, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Config{}, fmt.Errorf("configuration %s: %w", path, errdefs.ErrNotFound)

@@ -16,7 +16,6 @@ import (
 	"github.com/containerd/log"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
-	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
 )
 
 // state is where a sandbox is in its life. It only ever moves down this list,
@@ -43,8 +42,8 @@ type Sandbox struct {
 	ctx      context.Context
 	stateDir string
 	events   *eventQueue
-	// launch is where machines come from.
-	launch launcher
+	// obtain is where machines come from.
+	obtain source
 	// killUnreported is the constant, but for tests.
 	killUnreported time.Duration
 
@@ -63,12 +62,10 @@ type Sandbox struct {
 func New(ctx context.Context, backend hypervisor.Backend, publisher events.Publisher, stateDir string) *Sandbox {
 	ctx = context.WithoutCancel(ctx)
 	return &Sandbox{
-		ctx:      ctx,
-		stateDir: stateDir,
-		events:   newEventQueue(ctx, publisher),
-		launch: func(ctx context.Context, cfg hypervisor.Config, book *receipt.Book) (hypervisor.Machine, error) {
-			return backend.Launch(ctx, cfg, book)
-		},
+		ctx:        ctx,
+		stateDir:   stateDir,
+		events:     newEventQueue(ctx, publisher),
+		obtain:     poolOrBoot(backend),
 		containers: map[string]*Container{},
 
 		killUnreported: killUnreported,
@@ -195,7 +192,7 @@ func (s *Sandbox) bootAtHome(ctx context.Context, r machineRequest) (*vm, error)
 	if err := h.join(r.member, r.bundle); err != nil {
 		return nil, err
 	}
-	return boot(ctx, s.launch, r, h)
+	return boot(ctx, s.obtain, r, h)
 }
 
 // adopt ends stateCreating with what the boot came to. A sandbox that was

@@ -14,7 +14,6 @@ import (
 	agentv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto/v1"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/guest"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
-	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/bundle"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/config"
 )
@@ -39,10 +38,6 @@ const (
 	destroyWait = 10 * time.Second
 )
 
-// launcher is where a machine comes from: hypervisor.Backend's Launch, or
-// whatever has one ready. It keeps Launch's contract.
-type launcher func(context.Context, hypervisor.Config, *receipt.Book) (hypervisor.Machine, error)
-
 // machineRequest is what a sandbox's machine is made for.
 type machineRequest struct {
 	// id is the sandbox's.
@@ -63,7 +58,7 @@ func machineID(r machineRequest) string {
 // start (the monitor's process), link (the control port accepts) and agent (it
 // answers); an error is a *hypervisor.LaunchError that names the one it was in.
 // On error nothing is left.
-func boot(ctx context.Context, launch launcher, r machineRequest, h *home) (_ *vm, err error) {
+func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm, err error) {
 	image, err := guest.Open(r.config.Guest.Dir)
 	if err != nil {
 		return nil, err
@@ -72,7 +67,7 @@ func boot(ctx context.Context, launch launcher, r machineRequest, h *home) (_ *v
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("boot_timeout of %s has passed: %w", timeout, context.DeadlineExceeded))
 	defer cancel()
 	began := time.Now()
-	m, err := launch(ctx, hypervisor.Config{
+	m, from, err := obtain(ctx, r, image, hypervisor.Config{
 		ID:        machineID(r),
 		Dir:       h.machine(),
 		VCPUs:     r.size.VCPUs,
@@ -126,7 +121,7 @@ func boot(ctx context.Context, launch launcher, r machineRequest, h *home) (_ *v
 		"t_link":   linked.Sub(began).Milliseconds(),
 		"t_agent":  time.Since(began).Milliseconds(),
 		"uptime":   hello.Uptime.AsDuration().Milliseconds(),
-	}).Info("sandbox machine is up")
+	}).WithFields(from.fields()).Info("sandbox machine is up")
 	return v, nil
 }
 

@@ -67,8 +67,11 @@ func New(dir, program string, args ...string) *Process {
 	p.Cmd.Dir = dir
 	// Errors in English.
 	p.Cmd.Env = []string{"LC_ALL=C"}
-	// Out of reach of a terminal's Ctrl-C: the owner decides when it ends.
-	p.Cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// Out of reach of a terminal's Ctrl-C: the owner decides when it ends. A
+	// session of its own, as a process group is orphaned by the end of a parent in
+	// the same session, and the members of one that are stopped are then sent
+	// SIGHUP and SIGCONT (setpgid(2)): a parked machine would end with its owner.
+	p.Cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	return p
 }
 

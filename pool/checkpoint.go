@@ -1,0 +1,426 @@
+package pool
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
+)
+
+// manifestName is a checkpoint's manifest. It is written last, before the
+// directory gets its final name.
+const manifestName = "manifest.json"
+
+// manifestFormat is the revision of manifest that is written and read.
+const manifestFormat = 1
+
+// manifest is everything by which a checkpoint that does not fit is refused. The
+// backend refuses for reasons of its own, see hypervisor.Restorer.
+type manifest struct {
+	Format int    `json:"format"`
+	ID     string `json:"id"`
+	// Backend is hypervisor.Backend.Name of the one that wrote the files.
+	Backend string `json:"backend"`
+	// Protocol is the agentproto.Version of the agent in the memory.
+	Protocol uint32    `json:"protocol"`
+	Template Template  `json:"template"`
+	Made     time.Time `json:"made"`
+	// Host is what of this host the files depend on.
+	Host  hostIdentity     `json:"host"`
+	Files []checkpointFile `json:"files"`
+}
+
+// checkpointFile is one file below the checkpoint's machine directory.
+type checkpointFile struct {
+	Name string `json:"name"`
+	// Size is in bytes, SHA256 in lower-case hexadecimal.
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256"`
+}
+
+// checkpoint is a cold entry: any number of machines are made of it. nil is a
+// legal receiver that stands for a boot.
+type checkpoint struct {
+	manifest
+	dir   string
+	bytes uint64
+
+	// users counts those who are restoring from it. It is guarded by Pool.mu.
+	users int
+	// refused is why it may not be used. It is guarded by Pool.mu.
+	refused error
+	// failures counts restores in a row that came to nothing, for no reason that
+	// lies in the files. It is guarded by Pool.mu.
+	failures int
+
+	// verifying guards what the files looked like when their digests were found
+	// to be right.
+	verifying sync.Mutex
+	verified  map[string]stamp
+}
+
+// maxRestoreFailures is after how many restores in a row that came to nothing a
+// checkpoint is held to be bad, whatever its digests say.
+const maxRestoreFailures = 3
+
+func (c *checkpoint) machineDir() string { return filepath.Join(c.dir, "machine") }
+
+func (c *checkpoint) use() {
+	if c != nil {
+		c.users++
+	}
+}
+
+func (c *checkpoint) unuse() {
+	if c != nil {
+		c.users--
+	}
+}
+
+// refusal is a checkpoint that must not be used. It is
+// errdefs.ErrFailedPrecondition.
+type refusal struct{ id, reason string }
+
+func (r *refusal) Error() string { return fmt.Sprintf("checkpoint %s is refused: %s", r.id, r.reason) }
+func (r *refusal) Unwrap() error { return errdefs.ErrFailedPrecondition }
+
+// openCheckpoint reads a checkpoint's manifest and compares it with this host
+// and with what is there, sizes only: see verify. A *refusal has the reason.
+func openCheckpoint(dir, backend string) (*checkpoint, error) {
+	c := &checkpoint{dir: dir}
+	id := filepath.Base(dir)
+	refuse := func(format string, args ...any) error { return &refusal{id, fmt.Sprintf(format, args...)} }
+	if err := readJSON(filepath.Join(dir, manifestName), &c.manifest); err != nil {
+		return nil, refuse("its manifest: %v", err)
+	}
+	m := &c.manifest
+	switch host := thisHost(); {
+	case m.Format != manifestFormat:
+		return nil, refuse("its format is %d, this program's %d", m.Format, manifestFormat)
+	case m.ID != id:
+		return nil, refuse("it was made as %q", m.ID)
+	case m.Backend != backend:
+		return nil, refuse("it was made with %q, machines here are of %q", m.Backend, backend)
+	case m.Protocol != agentproto.Version:
+		return nil, refuse("its agent speaks protocol %d, this program %d", m.Protocol, agentproto.Version)
+	case m.Host != host:
+		return nil, refuse("it was made on another host: %s; this is %s", m.Host, host)
+	case len(m.Files) == 0:
+		return nil, refuse("its manifest names no file")
+	}
+	for _, f := range m.Files {
+		if !filepath.IsLocal(f.Name) {
+			return nil, refuse("its manifest names the file %q", f.Name)
+		}
+		st, err := os.Lstat(filepath.Join(c.machineDir(), f.Name))
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil, refuse("%s is missing", f.Name)
+		case err != nil:
+			return nil, fmt.Errorf("checkpoint %s: %w", id, err)
+		case !st.Mode().IsRegular() || st.Size() != f.Size:
+			return nil, refuse("%s has %d bytes, its manifest says %d", f.Name, st.Size(), f.Size)
+		}
+		c.bytes += uint64(f.Size)
+	}
+	return c, nil
+}
+
+// verify compares the files' digests with the manifest. Files that have been
+// compared are not read again for as long as nobody has touched them.
+func (c *checkpoint) verify() error {
+	if c == nil {
+		return nil
+	}
+	c.verifying.Lock()
+	defer c.verifying.Unlock()
+	for _, f := range c.Files {
+		path := filepath.Join(c.machineDir(), f.Name)
+		now, err := stampOf(path)
+		if err != nil {
+			return &refusal{c.ID, err.Error()}
+		}
+		if seen, ok := c.verified[f.Name]; ok && seen == now {
+			continue
+		}
+		if now.size != f.Size {
+			return &refusal{c.ID, fmt.Sprintf("%s has %d bytes, its manifest says %d", f.Name, now.size, f.Size)}
+		}
+		sum, err := digest(path)
+		if err != nil {
+			return fmt.Errorf("checkpoint %s: %w", c.ID, err)
+		}
+		if sum != f.SHA256 {
+			return &refusal{c.ID, fmt.Sprintf("%s has been altered: its sha256 is %s, its manifest says %s", f.Name, sum, f.SHA256)}
+		}
+		if c.verified == nil {
+			c.verified = map[string]stamp{}
+		}
+		c.verified[f.Name] = now
+	}
+	return nil
+}
+
+func digest(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", fmt.Errorf("read %s: %w", path, err)
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// canSave returns errdefs.ErrNotImplemented for a template that wants a
+// checkpoint where none can be made.
+func (p *Pool) canSave(t Template) error {
+	if _, ok := p.opts.Backend.(hypervisor.Restorer); t.Cold && !ok {
+		return fmt.Errorf("template %s: checkpoints with %s: %w", t.Name, p.opts.Backend.Name(), errdefs.ErrNotImplemented)
+	}
+	return nil
+}
+
+// save makes a checkpoint of t and returns it under its final name. On error
+// nothing is left.
+func (p *Pool) save(ctx context.Context, t Template) (_ *checkpoint, err error) {
+	if _, ok := p.opts.Backend.(hypervisor.Restorer); !ok {
+		return nil, fmt.Errorf("checkpoint with %s: %w", p.opts.Backend.Name(), errdefs.ErrNotImplemented)
+	}
+	id := p.newID(t.Name)
+	parent := filepath.Join(p.opts.Root, checkpointsDir)
+	c := &checkpoint{dir: filepath.Join(parent, unfinished+id)}
+	if err := os.MkdirAll(c.machineDir(), 0o700); err != nil {
+		return nil, fmt.Errorf("checkpoint %s: %w", id, err)
+	}
+	p.step("save: directory")
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(c.dir))
+		}
+	}()
+	if err := p.saveMachine(ctx, t, c.machineDir()); err != nil {
+		return nil, err
+	}
+	p.step("save: machine released")
+	c.manifest = manifest{
+		Format: manifestFormat, ID: id, Backend: p.opts.Backend.Name(), Protocol: agentproto.Version,
+		Template: t, Made: time.Now(), Host: thisHost(),
+	}
+	if c.Files, err = describe(c.machineDir()); err != nil {
+		return nil, fmt.Errorf("checkpoint %s: %w", id, err)
+	}
+	if err := writeJSON(filepath.Join(c.dir, manifestName), c.manifest); err != nil {
+		return nil, fmt.Errorf("checkpoint %s: %w", id, err)
+	}
+	p.step("save: manifest")
+	final := filepath.Join(parent, id)
+	if err := os.Rename(c.dir, final); err != nil {
+		return nil, fmt.Errorf("checkpoint %s: %w", id, err)
+	}
+	c.dir = final
+	if err := syncDir(parent); err != nil {
+		return nil, fmt.Errorf("checkpoint %s: %w", id, err)
+	}
+	p.step("save: named")
+	return openCheckpoint(final, p.opts.Backend.Name())
+}
+
+// saveMachine boots a machine, saves it in dir and releases it.
+func (p *Pool) saveMachine(ctx context.Context, t Template, dir string) (err error) {
+	e, err := p.create(ctx, t, nil, dir)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		p.mu.Lock()
+		e.State = stateDoomed
+		p.mu.Unlock()
+		err = errors.Join(err, p.discard(ctx, e))
+	}()
+	saver, ok := e.machine.(hypervisor.Checkpointer)
+	if !ok {
+		return fmt.Errorf("checkpoint machine %s: %w", e.ID, errdefs.ErrNotImplemented)
+	}
+	ctx, cancel := context.WithTimeout(ctx, checkpointTimeout)
+	defer cancel()
+	if err := saver.Checkpoint(ctx); err != nil {
+		return err
+	}
+	p.step("save: machine saved")
+	return nil
+}
+
+// describe lists the regular files below dir.
+func describe(dir string) (files []checkpointFile, err error) {
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		st, err := d.Info()
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		if !st.Mode().IsRegular() {
+			return fmt.Errorf("%s is not a regular file", name)
+		}
+		sum, err := digest(path)
+		files = append(files, checkpointFile{Name: name, Size: st.Size(), SHA256: sum})
+		return err
+	})
+	if err == nil && len(files) == 0 {
+		err = errors.New("the machine has saved nothing")
+	}
+	return files, err
+}
+
+// saveCold makes the checkpoint of a template, which is marked as saving.
+func (p *Pool) saveCold(ctx context.Context, s *stock, t Template) error {
+	began := time.Now()
+	c, err := p.save(ctx, t)
+	p.mu.Lock()
+	p.admission.done(t.memory())
+	p.making--
+	s.saving = false
+	if err == nil {
+		p.checkpoints[c.ID] = c
+		s.resave = backoff{}
+		if p.templates[t.Name] == s && sameMachines(s.Template, t) {
+			s.cold, s.refused = c, nil
+		}
+	} else {
+		s.resave.failed(time.Now(), err)
+	}
+	p.announce()
+	p.mu.Unlock()
+	l := log.G(p.ctx).WithFields(log.Fields{"template": t.Name, "took": time.Since(began).Milliseconds()})
+	if err == nil {
+		l.WithField("checkpoint", c.ID).Info("checkpoint made")
+	} else if p.ctx.Err() == nil {
+		l.WithError(err).Warn("no checkpoint could be made")
+	}
+	p.poke()
+	return err
+}
+
+// Checkpoint makes a template's checkpoint anew, and returns once that is done.
+// The former one goes when no machine that was made from it is left.
+func (p *Pool) Checkpoint(ctx context.Context, name string) error {
+	p.mu.Lock()
+	s := p.templates[name]
+	err := p.mayMake(s, name)
+	if err == nil && s.saving {
+		err = fmt.Errorf("template %s: a checkpoint is being made: %w", name, errdefs.ErrUnavailable)
+	}
+	if err == nil {
+		err = p.admit(s.Template)
+	}
+	if err != nil {
+		p.mu.Unlock()
+		return err
+	}
+	s.saving = true
+	p.making++
+	t := s.Template
+	p.mu.Unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(p.ctx, cancel)()
+	return p.saveCold(ctx, s, t)
+}
+
+// usable is the template's checkpoint, if it may be used. The caller holds mu.
+func (s *stock) usable() *checkpoint {
+	if s.cold == nil || s.cold.refused != nil {
+		return nil
+	}
+	return s.cold
+}
+
+// blame holds a failure to restore against the checkpoint. The caller holds mu.
+func (p *Pool) blame(s *stock, c *checkpoint, err error) {
+	if c == nil {
+		return
+	}
+	// A closing pool's failures say nothing.
+	if p.ctx.Err() != nil {
+		return
+	}
+	c.failures++
+	refused := new(refusal)
+	switch {
+	case errors.As(err, &refused):
+		c.refused = refused
+	case errdefs.IsFailedPrecondition(err):
+		c.refused = &refusal{c.ID, err.Error()}
+	case c.failures >= maxRestoreFailures:
+		c.refused = &refusal{c.ID, fmt.Sprintf("%d restores in a row have failed, the last: %v", c.failures, err)}
+	default:
+		return
+	}
+	s.refused = c.refused
+	log.G(p.ctx).WithField("template", s.Name).Error(c.refused)
+}
+
+// removeCheckpoints removes those that no template has and no machine was made
+// from, as far as the pool knows of its machines. One that was refused is left
+// for somebody to look at, until GC.
+func (p *Pool) removeCheckpoints() error {
+	p.mu.Lock()
+	wanted := map[string]bool{}
+	for _, s := range p.templates {
+		if s.cold != nil {
+			wanted[s.cold.ID] = true
+		}
+	}
+	for _, e := range p.entries {
+		wanted[e.Checkpoint] = true
+	}
+	var unwanted []*checkpoint
+	for id, c := range p.checkpoints {
+		if !wanted[id] && c.users == 0 && c.refused == nil {
+			delete(p.checkpoints, id)
+			unwanted = append(unwanted, c)
+		}
+	}
+	p.mu.Unlock()
+	var errs []error
+	for _, c := range unwanted {
+		errs = append(errs, removeCheckpoint(c.dir))
+		p.step("checkpoint: removed")
+	}
+	return errors.Join(errs...)
+}
+
+// removeCheckpoint takes the name first, so that what is half removed is not
+// taken for a damaged checkpoint.
+func removeCheckpoint(dir string) error {
+	doomed := dir
+	if !strings.HasPrefix(filepath.Base(dir), unfinished) {
+		doomed = filepath.Join(filepath.Dir(dir), unfinished+filepath.Base(dir))
+		if err := os.Rename(dir, doomed); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return os.RemoveAll(doomed)
+}

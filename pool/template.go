@@ -1,0 +1,133 @@
+package pool
+
+import (
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/guest"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
+	poolv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/pool/api/v1"
+)
+
+// Template is what machines are stamped from, and how many are to wait. It is
+// stored as JSON.
+type Template struct {
+	// Name is unique in a pool. It names a file: letters, digits, '_', '.', '-'.
+	Name string `json:"name"`
+	// GuestDir holds the guest image. Kernel and Initrd are the SHA-256 digests
+	// that it had when the template was added; machines are made of no other.
+	GuestDir string `json:"guest_dir"`
+	Kernel   string `json:"kernel"`
+	Initrd   string `json:"initrd"`
+
+	VCPUs      int      `json:"vcpus"`
+	MemoryMiB  int      `json:"memory_mib"`
+	KernelArgs []string `json:"kernel_args,omitempty"`
+	// NIC is true for machines with a network interface beside the link.
+	NIC bool `json:"nic,omitempty"`
+
+	// Low and High are the watermarks of the hot tier: with fewer than Low it is
+	// filled up to High.
+	Low  int `json:"low"`
+	High int `json:"high"`
+	// Cold keeps a checkpoint of the template.
+	Cold bool `json:"cold,omitempty"`
+	// IdleTimeout is after how long without a claim the hot tier shrinks to Low.
+	// Zero is never.
+	IdleTimeout time.Duration `json:"idle_timeout_ns,omitempty"`
+}
+
+// maxHot bounds a watermark: above it is a mistake, not a plan.
+const maxHot = 10000
+
+// maxNameLength leaves room in a machine's id for what makes it unique.
+const maxNameLength = 48
+
+var validName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
+
+// validateName returns errdefs.ErrInvalidArgument for what cannot name a
+// template.
+func validateName(name string) error {
+	if len(name) > maxNameLength || !validName.MatchString(name) {
+		return fmt.Errorf("template name %q: want at most %d letters, digits, '_', '.', '-', starting with a letter or digit: %w",
+			name, maxNameLength, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// Validate checks what can be told from the template alone. Its errors are
+// errdefs.ErrInvalidArgument and name the field.
+func (t Template) Validate(caps hypervisor.Capabilities) error {
+	if err := validateName(t.Name); err != nil {
+		return err
+	}
+	invalid := func(format string, args ...any) error {
+		return fmt.Errorf("template %s: %s: %w", t.Name, fmt.Sprintf(format, args...), errdefs.ErrInvalidArgument)
+	}
+	switch {
+	case !filepath.IsAbs(t.GuestDir):
+		return invalid("guest directory %q: want an absolute path", t.GuestDir)
+	case t.VCPUs < 1 || t.VCPUs > caps.MaxVCPUs:
+		return invalid("%d vCPUs: want 1 to %d", t.VCPUs, caps.MaxVCPUs)
+	case t.MemoryMiB < hypervisor.MinMemoryMiB:
+		return invalid("%d MiB of memory: want at least %d", t.MemoryMiB, hypervisor.MinMemoryMiB)
+	case t.Low < 0 || t.High > maxHot || t.Low > t.High:
+		return invalid("watermarks %d and %d: want 0 <= low <= high <= %d", t.Low, t.High, maxHot)
+	case t.IdleTimeout < 0:
+		return invalid("idle timeout %v", t.IdleTimeout)
+	}
+	return nil
+}
+
+// Shape is what a claim is compared with.
+func (t Template) Shape() *poolv1.Shape {
+	return &poolv1.Shape{
+		Kernel: t.Kernel, Initrd: t.Initrd,
+		Vcpus: uint32(t.VCPUs), MemoryMib: uint32(t.MemoryMiB),
+		KernelArgs: t.KernelArgs, Nic: t.NIC,
+	}
+}
+
+// image opens the guest image, if it still is the one of the template.
+func (t Template) image() (*guest.Image, error) {
+	image, err := guest.Open(t.GuestDir)
+	if err != nil {
+		return nil, err
+	}
+	if m := image.Manifest; m.Kernel.SHA256 != t.Kernel || m.Initrd.SHA256 != t.Initrd {
+		return nil, fmt.Errorf("template %s: the guest image in %s is another one by now; add the template again: %w",
+			t.Name, t.GuestDir, errdefs.ErrFailedPrecondition)
+	}
+	return image, nil
+}
+
+// sameMachines says whether machines made of a can be handed out as b's.
+func sameMachines(a, b Template) bool { return a.Shape().Key() == b.Shape().Key() }
+
+func (t Template) memory() uint64 { return uint64(t.MemoryMiB) << 20 }
+
+func (t Template) proto() *poolv1.Template {
+	return &poolv1.Template{
+		Name: t.Name, Shape: t.Shape(), GuestDir: t.GuestDir,
+		Low: uint32(t.Low), High: uint32(t.High), Cold: t.Cold,
+		IdleTimeout: durationpb.New(t.IdleTimeout),
+	}
+}
+
+// templateOf reads everything but the image's digests.
+func templateOf(m *poolv1.Template) Template {
+	s := m.GetShape()
+	return Template{
+		Name: m.GetName(), GuestDir: m.GetGuestDir(),
+		VCPUs: int(s.GetVcpus()), MemoryMiB: int(s.GetMemoryMib()),
+		KernelArgs: slices.Clone(s.GetKernelArgs()), NIC: s.GetNic(),
+		Low: int(m.GetLow()), High: int(m.GetHigh()), Cold: m.GetCold(),
+		IdleTimeout: m.GetIdleTimeout().AsDuration(),
+	}
+}

@@ -1,0 +1,86 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/guest"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
+	poolv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/pool/api/v1"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/pool/client"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/config"
+)
+
+// source is where a sandbox's machine comes from: booted for it, or taken from
+// those that are ready. It keeps the contract of hypervisor.Backend's Launch.
+type source func(context.Context, machineRequest, *guest.Image, hypervisor.Config, *receipt.Book) (hypervisor.Machine, origin, error)
+
+// origin is where a machine came from, and when on its way it changed hands.
+type origin struct {
+	// tier is the pool's, or TIER_BOOT for one that was booted here.
+	tier     poolv1.Tier
+	template string
+	// owned is when it had changed hands, if it did; age for how long it had been
+	// ready then.
+	owned, age time.Duration
+}
+
+// fields are what the log says of it. Clock a is the machine owned; b and c are
+// t_launch and t_agent.
+func (o origin) fields() log.Fields {
+	f := log.Fields{"path": strings.ToLower(strings.TrimPrefix(o.tier.String(), "TIER_"))}
+	if o.template != "" {
+		f["template"], f["t_owned"], f["age"] = o.template, o.owned.Milliseconds(), o.age.Milliseconds()
+	}
+	return f
+}
+
+// poolOrBoot takes machines from the pool as the configuration says, and makes
+// the others with backend.
+func poolOrBoot(backend hypervisor.Backend) source {
+	return func(ctx context.Context, r machineRequest, image *guest.Image, cfg hypervisor.Config, book *receipt.Book) (hypervisor.Machine, origin, error) {
+		if r.config.Pool.Mode != config.PoolNever {
+			m, from, err := claim(ctx, backend, r.config.Pool, image, cfg, book)
+			if err == nil {
+				return m, from, nil
+			}
+			if r.config.Pool.Mode == config.PoolRequire || ctx.Err() != nil {
+				return nil, origin{}, fmt.Errorf("machine from the pool: %w", err)
+			}
+			// No daemon is no news, where none is required.
+			if !errors.Is(err, errNoDaemon) {
+				log.G(ctx).WithError(err).WithField("machine", cfg.ID).Info("the pool gives no machine: booting one")
+			}
+		}
+		m, err := backend.Launch(ctx, cfg, book)
+		return m, origin{tier: poolv1.Tier_TIER_BOOT}, err
+	}
+}
+
+// errNoDaemon is a pool that nobody serves.
+var errNoDaemon = fmt.Errorf("no pool daemon: %w", errdefs.ErrUnavailable)
+
+// claim takes a machine of exactly this image and size.
+func claim(ctx context.Context, backend hypervisor.Backend, p config.Pool, image *guest.Image, cfg hypervisor.Config, book *receipt.Book) (hypervisor.Machine, origin, error) {
+	conn, err := client.Dial(ctx, p.Socket)
+	if err != nil {
+		return nil, origin{}, fmt.Errorf("%w: %w", errNoDaemon, err)
+	}
+	defer conn.Close()
+	m, err := conn.Claim(ctx, client.Want{
+		Shape:    poolv1.NewShape(image, cfg.VCPUs, cfg.MemoryMiB, cfg.Cmdline, cfg.NIC != nil),
+		Template: p.Template,
+		Boot:     p.Mode == config.PoolRequire,
+	}, backend, book)
+	if err != nil {
+		return nil, origin{}, err
+	}
+	return m.Machine, origin{tier: m.Tier, template: m.Template, owned: m.Owned, age: m.Age}, nil
+}
