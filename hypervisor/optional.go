@@ -77,7 +77,8 @@ type Restorer interface {
 	// Restore is Launch from the checkpoint in dir instead of a kernel. cfg has
 	// to agree with the one that the checkpoint was made with in everything that
 	// the guest can see (errdefs.ErrFailedPrecondition otherwise, naming the
-	// difference); ID, Dir and NIC.Tap may differ. Any number of machines may be
+	// difference); ID, Dir, NIC.Tap and NIC.MAC may differ, of which the guest
+	// keeps the MAC that it was saved with until the agent sets another. Any number of machines may be
 	// restored from one checkpoint, at the same time too: what they write to
 	// memory is private to each. dir is not written to and must stay as it is
 	// while any of them lives.

@@ -62,11 +62,20 @@ func adopt(ctx context.Context, r hypervisor.Record, book *receipt.Book) (*machi
 	if !alive {
 		return nil, gone(r)
 	}
+	cfg, err := loadConfig(r.Dir)
+	if errdefs.IsNotFound(err) {
+		// The machine is there all the same.
+		err = fmt.Errorf("%v: %w", err, errdefs.ErrFailedPrecondition)
+	}
+	if err != nil {
+		return nil, err
+	}
+	cfg.ID, cfg.Dir = r.ID, r.Dir
 	p, err := process.Adopt(log.G(ctx).WithField("machine", r.ID), r.Dir, r.Process, book, r.Mark)
 	if err != nil {
 		return nil, err
 	}
-	m := newMachine(hypervisor.Config{ID: r.ID, Dir: r.Dir}, p)
+	m := newMachine(cfg, p)
 	m.mark, m.cid = r.Mark, r.CID
 	if m.Link, err = adoptLink(r); err != nil {
 		// It is still its former owner's, unless it is gone.
@@ -84,7 +93,14 @@ func adopt(ctx context.Context, r hypervisor.Record, book *receipt.Book) (*machi
 // gone removes what is left of a machine whose process has ended. Its link went
 // with it.
 func gone(r hypervisor.Record) error {
-	if err := errors.Join(process.RemoveOutputs(r.Dir), socket{r.Dir}.remove()); err != nil {
+	errs := []error{process.RemoveOutputs(r.Dir), socket{r.Dir}.remove()}
+	cfg, err := loadConfig(r.Dir)
+	if err == nil {
+		errs = append(errs, memoryDir(cfg.CheckpointDir).vacate(), removeConfig(r.Dir))
+	} else if !errdefs.IsNotFound(err) {
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
 		return err
 	}
 	return fmt.Errorf("process %s has ended: %w", r.Process, errdefs.ErrNotFound)

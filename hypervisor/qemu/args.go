@@ -42,25 +42,42 @@ type spec struct {
 	kvm bool
 	// cid is the guest's vsock address, 0 if the link is a tap.
 	cid uint32
+	// memory is the file that the guest's memory is in, "" for none. What the
+	// guest writes goes to the file if it is shared, and else is private.
+	memory string
+	shared bool
+	// restored is true if the machine is not booted: it waits for a state.
+	restored bool
 }
 
 func (s spec) args() ([]string, error) {
-	cmdline := strings.Join(slices.Concat(kernelArgs(s.kvm), s.Cmdline), " ")
+	cmdline := kernelCmdline(s.Config, s.kvm)
 	if len(cmdline) > maxCmdline {
 		return nil, fmt.Errorf("machine %s: kernel command line of %d bytes: want at most %d: %w",
 			s.ID, len(cmdline), maxCmdline, errdefs.ErrInvalidArgument)
 	}
+	boot := []string{"-kernel", s.Kernel, "-initrd", s.Initrd, "-append", cmdline}
+	if s.restored {
+		// The kernel is in the memory already. -no-reboot keeps it from being
+		// wanted ever again.
+		boot = []string{"-incoming", "defer"}
+	}
 	return slices.Concat(
 		[]string{"-name", "guest=" + s.ID, "-uuid", s.uuid},
 		baseArgs(),
-		machineArgs(s.kvm, s.VCPUs, s.MemoryMiB),
-		[]string{"-kernel", s.Kernel, "-initrd", s.Initrd, "-append", cmdline},
+		s.machineArgs(),
+		s.memoryArgs(),
+		boot,
 		consoleArgs(),
 		monitorArgs(),
 		linkArgs(s.cid),
 		nicArgs(s.NIC),
 		entropyArgs(),
 	), nil
+}
+
+func kernelCmdline(cfg hypervisor.Config, kvm bool) string {
+	return strings.Join(slices.Concat(kernelArgs(kvm), cfg.Cmdline), " ")
 }
 
 // baseArgs leave nothing to QEMU's defaults or to the user's configuration.
@@ -72,21 +89,38 @@ func baseArgs() []string {
 	}
 }
 
-// machineArgs are the board, processors and memory. See
-// docs/decisions/0003-machine-type.md.
-func machineArgs(kvm bool, vcpus, memoryMiB int) []string {
-	accel, cpu := "tcg,thread=multi,tb-size="+strconv.Itoa(translationCacheMiB), "max,la57=off"
-	if kvm {
-		accel, cpu = "kvm", "host"
+// machineArgs are the board and processors. See docs/decisions/0003-machine-type.md.
+func (s spec) machineArgs() []string {
+	accel := "tcg,thread=multi,tb-size=" + strconv.Itoa(translationCacheMiB)
+	if s.kvm {
+		accel = "kvm"
 	}
 	return []string{
-		"-machine", "q35,memory-backend=ram,hpet=off,i8042=off,sata=off,smbus=off,smm=off,usb=off,vmport=off",
+		"-machine", board,
 		"-accel", accel,
-		"-cpu", cpu,
-		"-smp", strconv.Itoa(vcpus),
-		"-m", strconv.Itoa(memoryMiB) + "M",
-		"-object", fmt.Sprintf("memory-backend-ram,id=ram,size=%dM", memoryMiB),
+		"-cpu", cpuModel(s.kvm),
+		"-smp", strconv.Itoa(s.VCPUs),
 	}
+}
+
+const board = "q35,memory-backend=ram,hpet=off,i8042=off,sata=off,smbus=off,smm=off,usb=off,vmport=off"
+
+func cpuModel(kvm bool) string {
+	if kvm {
+		return "host"
+	}
+	return "max,la57=off"
+}
+
+func (s spec) memoryArgs() []string {
+	backend := fmt.Sprintf("memory-backend-ram,id=ram,size=%dM", s.MemoryMiB)
+	if s.memory != "" {
+		share := map[bool]string{true: "on", false: "off"}[s.shared]
+		// A comma in a value is written twice.
+		backend = fmt.Sprintf("memory-backend-file,id=ram,size=%dM,share=%s,mem-path=%s",
+			s.MemoryMiB, share, strings.ReplaceAll(s.memory, ",", ",,"))
+	}
+	return []string{"-m", strconv.Itoa(s.MemoryMiB) + "M", "-object", backend}
 }
 
 // translationCacheMiB bounds what TCG keeps of translated code: private memory

@@ -56,6 +56,11 @@ func (Backend) Capabilities(context.Context) (hypervisor.Capabilities, error) {
 
 // Launch implements hypervisor.Backend.
 func (b Backend) Launch(ctx context.Context, cfg hypervisor.Config, book *receipt.Book) (hypervisor.Machine, error) {
+	return b.start(ctx, cfg, "", book)
+}
+
+// start starts a machine by its kernel, or by the checkpoint in a directory.
+func (b Backend) start(ctx context.Context, cfg hypervisor.Config, from string, book *receipt.Book) (hypervisor.Machine, error) {
 	caps, err := b.Capabilities(ctx)
 	if err != nil {
 		return nil, err
@@ -68,8 +73,14 @@ func (b Backend) Launch(ctx context.Context, cfg hypervisor.Config, book *receip
 			return nil, fmt.Errorf("machine %s: %w", cfg.ID, kindOf(err))
 		}
 	}
+	s := spec{Config: cfg, uuid: uuid.NewString(), kvm: caps.Accelerated}
 	m := newMachine(cfg, process.New(cfg.Dir, program))
-	if err := m.launch(ctx, caps, cfg, book); err != nil {
+	if from == "" {
+		err = m.launch(ctx, caps, s, book)
+	} else {
+		err = m.restore(ctx, caps, s, from, book)
+	}
+	if err != nil {
 		// Also when ctx is what ended the launch.
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 		defer cancel()
@@ -97,8 +108,23 @@ func kindOf(err error) error {
 
 // launch acquires one thing after the other; Destroy releases those that are
 // there.
-func (m *machine) launch(ctx context.Context, caps hypervisor.Capabilities, cfg hypervisor.Config, book *receipt.Book) error {
-	s := spec{Config: cfg, uuid: uuid.NewString(), kvm: caps.Accelerated}
+func (m *machine) launch(ctx context.Context, caps hypervisor.Capabilities, s spec, book *receipt.Book) error {
+	if m.cfg.CheckpointDir != "" {
+		if err := m.memory.vacant(); err != nil {
+			return err
+		}
+		s.memory, s.shared = m.memory.path(), true
+	}
+	if err := m.run(ctx, caps, s, book); err != nil {
+		return err
+	}
+	return m.running(ctx)
+}
+
+// run starts QEMU and connects to its monitor. QEMU listens from before its
+// start, so nothing is retried: the answer comes when QEMU has set up the
+// machine, or the connection ends when it has given up.
+func (m *machine) run(ctx context.Context, caps hypervisor.Capabilities, s spec, book *receipt.Book) error {
 	linkFile, err := m.openLink(ctx, caps, &s, book)
 	if err != nil {
 		return err
@@ -106,8 +132,8 @@ func (m *machine) launch(ctx context.Context, caps hypervisor.Capabilities, cfg 
 	// The tap is to end with QEMU.
 	defer linkFile.Close()
 	inherited := []*os.File{linkFD - 3: linkFile}
-	if cfg.NIC != nil {
-		tap, err := link.OpenTap(cfg.NIC.NetNS, cfg.NIC.Tap)
+	if s.NIC != nil {
+		tap, err := link.OpenTap(s.NIC.NetNS, s.NIC.Tap)
 		if err != nil {
 			return err
 		}
@@ -119,17 +145,20 @@ func (m *machine) launch(ctx context.Context, caps hypervisor.Capabilities, cfg 
 	if err != nil {
 		return err
 	}
+	if err := saveConfig(m.cfg); err != nil {
+		return err
+	}
 	listener, err := m.socket.listen()
 	if err != nil {
 		return err
 	}
 	defer listener.Close()
+	inherited[monitorFD-3] = listener
 
 	m.mark, m.cid = s.uuid, s.cid
 	m.Process.Cmd.Args = append(m.Process.Cmd.Args, args...)
-	inherited[monitorFD-3] = listener
 	m.Process.Cmd.ExtraFiles = inherited
-	err = m.Process.Start(log.G(ctx).WithField("machine", cfg.ID), book, s.uuid)
+	err = m.Process.Start(log.G(ctx).WithField("machine", m.ID()), book, s.uuid)
 	if m.Process.Started() {
 		go m.wait()
 		defer close(m.connected)
@@ -139,7 +168,7 @@ func (m *machine) launch(ctx context.Context, caps hypervisor.Capabilities, cfg 
 	}
 	// QEMU alone has it now, so that it ends with it.
 	listener.Close()
-	return m.connect(ctx)
+	return m.openMonitor(ctx)
 }
 
 // openLink takes what the guest is reached by, and returns the file of it that
@@ -161,18 +190,13 @@ func (m *machine) openLink(ctx context.Context, caps hypervisor.Capabilities, s 
 	return l.Tap(), nil
 }
 
-// connect opens the monitor and sees the machine run. QEMU listens from before
-// its start, so nothing is retried: the answer comes when QEMU has set up the
-// machine, or the connection ends when it has given up.
-func (m *machine) connect(ctx context.Context) error {
-	if err := m.openMonitor(ctx); err != nil {
-		return err
-	}
+// running sees the machine run.
+func (m *machine) running(ctx context.Context) error {
 	var status struct {
 		Status  string `json:"status"`
 		Running bool   `json:"running"`
 	}
-	if err := m.monitor.execute(ctx, "query-status", nil, &status); err != nil {
+	if err := m.execute(ctx, "query-status", nil, &status); err != nil {
 		return err
 	}
 	if !status.Running {

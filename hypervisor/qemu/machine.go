@@ -19,9 +19,13 @@ type machine struct {
 	*process.Machine
 	cfg    hypervisor.Config
 	socket socket
+	// memory is where the guest's memory is, if it is to be saved.
+	memory memoryDir
 	// mark is the argument that finds the process, cid the guest's vsock address.
 	mark string
 	cid  uint32
+	// kvm is true where it runs on the hardware.
+	kvm bool
 
 	// connected is closed when there will be no other monitor than this one,
 	// which is nil if none could be opened.
@@ -40,6 +44,8 @@ func newMachine(cfg hypervisor.Config, p *process.Process) *machine {
 		Machine:   process.NewMachine(cfg.ID, p),
 		cfg:       cfg,
 		socket:    socket{cfg.Dir},
+		memory:    memoryDir(cfg.CheckpointDir),
+		kvm:       haveKVM(),
 		connected: make(chan struct{}),
 	}
 }
@@ -90,7 +96,7 @@ func (m *machine) release(ctx context.Context) error {
 	if err := m.Kill(ctx); err != nil {
 		return err
 	}
-	errs := []error{m.Process.Forget(), m.socket.remove()}
+	errs := []error{m.Process.Forget(), m.socket.remove(), m.memory.vacate(), removeConfig(m.cfg.Dir)}
 	if m.Link != nil {
 		errs = append(errs, m.Link.Close())
 	}

@@ -90,23 +90,26 @@ func boot(t *testing.T, changes ...func(*hypervisor.Config)) booted {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		if err := m.Destroy(ctx); err != nil {
-			t.Error(err)
-		}
-		if t.Failed() {
-			t.Logf("console:\n%s", m.ConsoleTail())
-		}
-		if n := book.Len(); n != 0 {
-			t.Errorf("%d receipts left", n)
-		}
-		if left, err := os.ReadDir(cfg.Dir); err != nil || len(left) != 0 {
-			t.Errorf("left in the machine's directory: %v (%v)", left, err)
-		}
-	})
+	t.Cleanup(func() { destroy(t, m, cfg, book) })
 	return booted{m, cfg, book, hello(t, m)}
+}
+
+// destroy ends a machine and sees that nothing is left of it.
+func destroy(t *testing.T, m hypervisor.Machine, cfg hypervisor.Config, book *receipt.Book) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := m.Destroy(ctx); err != nil {
+		t.Error(err)
+	}
+	if t.Failed() {
+		t.Logf("console:\n%s", m.ConsoleTail())
+	}
+	if n := book.Len(); n != 0 {
+		t.Errorf("%d receipts left", n)
+	}
+	if left, err := os.ReadDir(cfg.Dir); err != nil || len(left) != 0 {
+		t.Errorf("left in the machine's directory: %v (%v)", left, err)
+	}
 }
 
 // hello talks to the agent of a machine, over a connection that ends with the

@@ -9,8 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // monitor is a QMP connection (docs/interop/qmp-spec.txt in QEMU's source). It
@@ -21,6 +25,8 @@ type monitor struct {
 	turn chan struct{}
 	// closed is closed when no more messages come.
 	closed chan struct{}
+	// version is QEMU's.
+	version string
 
 	mu       sync.Mutex
 	lastID   uint64
@@ -30,12 +36,30 @@ type monitor struct {
 
 // message is anything that QEMU sends: the greeting, a reply or an event.
 type message struct {
-	QMP    json.RawMessage `json:"QMP"`
+	QMP    *greeting       `json:"QMP"`
 	ID     uint64          `json:"id"`
 	Return json.RawMessage `json:"return"`
 	Error  *monitorError   `json:"error"`
 	Event  string          `json:"event"`
 	Data   json.RawMessage `json:"data"`
+}
+
+// greeting is the first message on a connection. All of the version tells one
+// build from another.
+type greeting struct {
+	Version struct {
+		QEMU struct {
+			Major int `json:"major"`
+			Minor int `json:"minor"`
+			Micro int `json:"micro"`
+		} `json:"qemu"`
+		Package string `json:"package"`
+	} `json:"version"`
+}
+
+func (g *greeting) String() string {
+	v := g.Version.QEMU
+	return fmt.Sprintf("%d.%d.%d %s", v.Major, v.Minor, v.Micro, strings.TrimSpace(g.Version.Package))
 }
 
 // monitorError is a command that QEMU refused.
@@ -69,6 +93,7 @@ func openMonitor(ctx context.Context, conn net.Conn) (*monitor, error) {
 		conn.Close()
 		return nil, fmt.Errorf("QMP: %w", err)
 	}
+	m.version = greeting.QMP.String()
 	go m.read(lines)
 	if err := m.execute(ctx, "qmp_capabilities", nil, nil); err != nil {
 		m.Close()
@@ -156,6 +181,11 @@ func (m *monitor) dispatch(msg message) {
 // be nil; the reply is unmarshalled into result unless that is nil. The error
 // is a *monitorError where QEMU refused.
 func (m *monitor) execute(ctx context.Context, command string, args, result any) error {
+	return m.executeWith(ctx, nil, command, args, result)
+}
+
+// executeWith is execute with an open file that goes with the command.
+func (m *monitor) executeWith(ctx context.Context, file *os.File, command string, args, result any) error {
 	select {
 	case m.turn <- struct{}{}:
 		defer func() { <-m.turn }()
@@ -164,7 +194,7 @@ func (m *monitor) execute(ctx context.Context, command string, args, result any)
 	case <-m.closed:
 		return fmt.Errorf("QMP %s: %w", command, errMonitorClosed)
 	}
-	msg, err := m.roundTrip(ctx, command, args)
+	msg, err := m.roundTrip(ctx, file, command, args)
 	if err == nil && msg.Error != nil {
 		err = msg.Error
 	}
@@ -177,7 +207,7 @@ func (m *monitor) execute(ctx context.Context, command string, args, result any)
 	return nil
 }
 
-func (m *monitor) roundTrip(ctx context.Context, command string, args any) (message, error) {
+func (m *monitor) roundTrip(ctx context.Context, file *os.File, command string, args any) (message, error) {
 	reply := make(chan message, 1)
 	m.mu.Lock()
 	m.lastID++
@@ -200,7 +230,7 @@ func (m *monitor) roundTrip(ctx context.Context, command string, args any) (mess
 		return message{}, err
 	}
 	release := interruptible(ctx, m.conn.SetWriteDeadline)
-	_, err = m.conn.Write(append(data, '\n'))
+	err = m.write(append(data, '\n'), file)
 	release()
 	if err != nil {
 		// Half a command may be on the wire.
@@ -224,4 +254,22 @@ func (m *monitor) roundTrip(ctx context.Context, command string, args any) (mess
 			return message{}, errMonitorClosed
 		}
 	}
+}
+
+// write writes a message, with a file in its ancillary data (unix(7),
+// SCM_RIGHTS) if there is one.
+func (m *monitor) write(data []byte, file *os.File) error {
+	if file == nil {
+		_, err := m.conn.Write(data)
+		return err
+	}
+	conn, ok := m.conn.(*net.UnixConn)
+	if !ok {
+		return fmt.Errorf("a file over %T: %w", m.conn, errors.ErrUnsupported)
+	}
+	n, _, err := conn.WriteMsgUnix(data, unix.UnixRights(int(file.Fd())), nil)
+	if err == nil && n < len(data) {
+		_, err = conn.Write(data[n:])
+	}
+	return err
 }

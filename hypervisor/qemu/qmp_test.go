@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-const greeting = `{"QMP": {"version": {}, "capabilities": []}}`
+const goodDay = `{"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 22}, "package": " (Debian)"}, "capabilities": []}}`
 
 // fakeQEMU answers commands by a function; what it returns is sent as it is,
 // a line each. The connection ends where it returns nil.
@@ -51,7 +51,7 @@ func open(t *testing.T, answer func(command string, id uint64) []string) *monito
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	m, err := openMonitor(ctx, fakeQEMU(t, greeting, answer))
+	m, err := openMonitor(ctx, fakeQEMU(t, goodDay, answer))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,6 +77,9 @@ func TestMonitorRepliesEventsAndRefusals(t *testing.T) {
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
+	if m.version != "7.2.22 (Debian)" {
+		t.Errorf("version %q", m.version)
+	}
 	var status struct{ Running bool }
 	if err := m.execute(ctx, "query-status", nil, &status); err != nil || !status.Running {
 		t.Errorf("running %v, %v", status.Running, err)

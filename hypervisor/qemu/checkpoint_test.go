@@ -1,0 +1,169 @@
+//go:build linux
+
+package qemu
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor/internal/checkpoint"
+	"github.com/containerd/errdefs"
+)
+
+// saved boots a machine and saves it. The configuration has no directory to
+// save to any more.
+func saved(t *testing.T, changes ...func(*hypervisor.Config)) (cfg hypervisor.Config, dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	b := boot(t, append(changes, func(c *hypervisor.Config) { c.CheckpointDir = dir })...)
+
+	// A disk that is full: it goes on.
+	if err := os.Symlink("/dev/full", filepath.Join(dir, stateName)); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Machine.(hypervisor.Checkpointer).Checkpoint(testContext(t)); err == nil {
+		t.Fatal("saved to a full disk")
+	}
+	if is, err := checkpoint.Exists(dir); is || err != nil {
+		t.Errorf("what could not be saved is there: %v", err)
+	}
+	greet(t, b.system)
+
+	began := time.Now()
+	if err := b.Machine.(hypervisor.Checkpointer).Checkpoint(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("checkpoint in %v", time.Since(began))
+	if exit := waitDone(t, b); exit.Reason != hypervisor.ExitPowerOff {
+		t.Errorf("exit %+v", exit)
+	}
+	if err := b.Machine.(*machine).Checkpoint(t.Context()); !errors.Is(err, hypervisor.ErrExited) {
+		t.Errorf("checkpoint of what has ended: %v", err)
+	}
+	if err := b.Destroy(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	cfg = b.cfg
+	cfg.CheckpointDir = ""
+	return cfg, dir
+}
+
+// restored is a machine restored from the checkpoint in dir, and destroyed with
+// the test.
+func restored(t *testing.T, cfg hypervisor.Config, dir string) booted {
+	t.Helper()
+	cfg.Dir = t.TempDir()
+	book := testBook(t)
+	began := time.Now()
+	m, err := New().Restore(testContext(t), cfg, dir, book)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { destroy(t, m, cfg, book) })
+	running := time.Since(began)
+	system := hello(t, m)
+	t.Logf("restored and running in %v, agent answered after %v", running, time.Since(began))
+	return booted{m, cfg, book, system}
+}
+
+func TestCheckpointAndClones(t *testing.T) {
+	cfg, dir := saved(t)
+	// Both at once, of the same memory.
+	first := restored(t, cfg, dir)
+	second := restored(t, cfg, dir)
+	if a, b := greet(t, first.system), greet(t, second.system); a.BootId == "" || b.Uptime.AsDuration() > patience {
+		t.Errorf("boot id %s, uptime %v", a.BootId, b.Uptime.AsDuration())
+	}
+	if err := first.Machine.(*machine).Checkpoint(testContext(t)); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("saved without a directory for it: %v", err)
+	}
+	greet(t, first.system)
+
+	// One that can be saved again has a copy.
+	again := cfg
+	again.CheckpointDir = t.TempDir()
+	third := restored(t, again, dir)
+	if err := third.Machine.(*machine).Checkpoint(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	greet(t, restored(t, cfg, again.CheckpointDir).system)
+
+	// The clones have not written to what they share.
+	if _, err := checkpoint.Open(dir); err != nil {
+		t.Error(err)
+	}
+	refusals(t, cfg, dir)
+}
+
+// refusals tries what may not be restored. It spoils the checkpoint.
+func refusals(t *testing.T, cfg hypervisor.Config, dir string) {
+	refused := func(name, why string, cfg hypervisor.Config) {
+		t.Helper()
+		cfg.Dir = t.TempDir()
+		book := testBook(t)
+		_, err := New().Restore(testContext(t), cfg, dir, book)
+		if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), why) || book.Len() != 0 {
+			t.Errorf("%s: %v, %d receipts; want that %q", name, err, book.Len(), why)
+		}
+		if left, err := os.ReadDir(cfg.Dir); err != nil || len(left) != 0 {
+			t.Errorf("%s: left in the machine's directory: %v (%v)", name, left, err)
+		}
+	}
+	for name, c := range map[string]struct {
+		why    string
+		change func(*hypervisor.Config)
+	}{
+		"another size":         {"MiB of memory", func(c *hypervisor.Config) { c.MemoryMiB *= 2 }},
+		"other processors":     {"vCPUs", func(c *hypervisor.Config) { c.VCPUs++ }},
+		"another command line": {"command line", func(c *hypervisor.Config) { c.Cmdline = []string{"x"} }},
+		"another kernel":       {"kernel", func(c *hypervisor.Config) { c.Kernel = c.Initrd }},
+		"a network interface": {"hardware", func(c *hypervisor.Config) {
+			c.NIC = &hypervisor.NIC{Tap: "tap0", MAC: []byte{2, 0, 0, 0, 0, 1}}
+		}},
+	} {
+		other := cfg
+		c.change(&other)
+		refused(name, c.why, other)
+	}
+	state := filepath.Join(dir, stateName)
+	if err := os.Rename(state, state+".away"); err != nil {
+		t.Fatal(err)
+	}
+	refused("a state that is gone", stateName+" is missing", cfg)
+	if err := os.Rename(state+".away", state); err != nil {
+		t.Fatal(err)
+	}
+	spoil(t, state, 1000)
+	refused("a state that was altered", stateName+" was changed", cfg)
+	spoil(t, state, 1000)
+	spoil(t, filepath.Join(dir, memoryName), 100<<20)
+	refused("a memory that was altered", memoryName+" was changed", cfg)
+	if err := os.Truncate(filepath.Join(dir, memoryName), 200<<20); err != nil {
+		t.Fatal(err)
+	}
+	refused("a memory that was truncated", memoryName+" has", cfg)
+}
+
+// spoil turns the bits of one byte over: twice is as before.
+func spoil(t *testing.T, path string, at int64) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var b [1]byte
+	_, err = f.ReadAt(b[:], at)
+	if err == nil {
+		b[0] = ^b[0]
+		_, err = f.WriteAt(b[:], at)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
