@@ -68,6 +68,21 @@ $(GUEST)/.stamp: $(AGENT) $(shell find guest cmd/guest-image -type f)
 	$(call say,guest image)
 	@$(GO) run ./cmd/guest-image -agent $(AGENT) -lock guest/inputs.lock -cache $(CACHE)/debs -out $(GUEST)
 	@touch $@
+
+MINIMAL := $(CACHE)/guest-minimal
+KERNEL  := $(CACHE)/guest-kernel/vmlinux
+
+.PHONY: guest-kernel
+guest-kernel: deps ## build a kernel with only what a guest needs, from Debian's source
+	$(call say,minimal guest kernel)
+	@sh hack/deps.sh bc bison flex libelf-dev make
+	@sh hack/guest-kernel.sh $(KERNEL)
+
+.PHONY: guest-minimal
+guest-minimal: build guest-kernel ## build the guest image with that kernel into .cache/guest-minimal
+	$(call say,minimal guest image)
+	@$(GO) run ./cmd/guest-image -agent $(AGENT) -lock guest/inputs.lock -kernel $(KERNEL) -cache $(CACHE)/debs -out $(MINIMAL)
+
 # The agent's rule is `build`; its file changes only when its bytes do.
 $(AGENT): build ;
 

@@ -59,6 +59,8 @@ type File struct {
 type Inputs struct {
 	Lock  string `json:"lock"`
 	Agent string `json:"agent"`
+	// Kernel is empty where the kernel is the lock file's.
+	Kernel string `json:"kernel,omitempty"`
 }
 
 // Image is a guest image on this host.

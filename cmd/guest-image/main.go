@@ -19,6 +19,7 @@ func main() {
 	}}
 	flag.StringVar(&o.Agent, "agent", "bin/bhyve-agent", "the agent's `program`")
 	flag.StringVar(&o.Lock, "lock", "guest/inputs.lock", "the lock `file`")
+	flag.StringVar(&o.Kernel, "kernel", "", "a vmlinux `file` that needs no modules, instead of the lock file's kernel")
 	flag.StringVar(&o.Cache, "cache", ".cache/debs", "`directory` that keeps fetched packages")
 	flag.StringVar(&o.Out, "out", ".cache/guest", "`directory` of the image")
 	update := flag.Bool("update", false, "move the lock file to Debian's current versions, and build nothing")

@@ -24,6 +24,9 @@ type Options struct {
 	Agent string
 	// Lock is the lock file.
 	Lock string
+	// Kernel is an ELF vmlinux that has everything built in, to be used instead
+	// of the one of the lock file; empty for that one.
+	Kernel string
 	// Cache is a directory for the packages' files. It is made if need be.
 	Cache string
 	// Out is the image's directory. It is made if need be.
@@ -61,7 +64,14 @@ func Image(ctx context.Context, o Options) (*guest.Image, error) {
 			return nil, fmt.Errorf("guest image: %w", err)
 		}
 	}
-	b, err := makeBase(ctx, o, lock)
+	var own *ownKernel
+	if o.Kernel != "" {
+		if own, err = readKernel(o.Kernel); err != nil {
+			return nil, err
+		}
+		lock = lock.withoutKernel()
+	}
+	b, err := makeBase(ctx, o, lock, own)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +91,7 @@ func Image(ctx context.Context, o Options) (*guest.Image, error) {
 		KernelRelease: b.release,
 		Kernel:        describe(kernelName, b.kernel),
 		Initrd:        describe(initrdName, initrd),
-		Inputs:        guest.Inputs{Lock: digest(lock.Format()), Agent: digest(agent)},
+		Inputs:        guest.Inputs{Lock: digest(lock.Format()), Agent: digest(agent), Kernel: own.digest()},
 	}
 	if img, err := guest.Open(o.Out); err == nil && img.Manifest == manifest && img.Verify() == nil {
 		o.Logf("%s is up to date", o.Out)
@@ -96,8 +106,8 @@ func Image(ctx context.Context, o Options) (*guest.Image, error) {
 
 // makeBase returns the base that the lock file describes, from the cache if it
 // was the last one made by this program.
-func makeBase(ctx context.Context, o Options, lock *Lock) (*base, error) {
-	cache, err := openBaseCache(filepath.Join(o.Cache, "base"), lock)
+func makeBase(ctx context.Context, o Options, lock *Lock, own *ownKernel) (*base, error) {
+	cache, err := openBaseCache(filepath.Join(o.Cache, own.baseName()), lock, own)
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +122,7 @@ func makeBase(ctx context.Context, o Options, lock *Lock) (*base, error) {
 	if err := unpack(ctx, o, lock, root); err != nil {
 		return nil, err
 	}
-	b, err := assemble(ctx, root)
+	b, err := assemble(ctx, root, own)
 	if err != nil {
 		return nil, err
 	}

@@ -48,8 +48,20 @@ type base struct {
 	archive []byte // cpio
 }
 
-// assemble makes the base from the unpacked packages in root.
-func assemble(ctx context.Context, root string) (*base, error) {
+// assemble makes the base from the unpacked packages in root. A kernel of our
+// own has no modules.
+func assemble(ctx context.Context, root string, own *ownKernel) (*base, error) {
+	t := tree{}
+	for name, perm := range mountPoints {
+		t.dir(name, perm)
+	}
+	if err := addProgram(t, root, program.from, program.to); err != nil {
+		return nil, err
+	}
+	if own != nil {
+		return &base{release: own.release, kernel: own.data, archive: t.bytes()}, nil
+	}
+
 	release, err := kernelRelease(root)
 	if err != nil {
 		return nil, err
@@ -58,23 +70,14 @@ func assemble(ctx context.Context, root string) (*base, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kernel: %w", err)
 	}
-	b := &base{release: release}
-	if b.kernel, err = extractKernel(ctx, image); err != nil {
-		return nil, err
-	}
-
-	t := tree{}
-	for name, perm := range mountPoints {
-		t.dir(name, perm)
-	}
-	if err := addProgram(t, root, program.from, program.to); err != nil {
+	kernel, err := extractKernel(ctx, image)
+	if err != nil {
 		return nil, err
 	}
 	if err := addModules(t, filepath.Join(root, moduleDir, release)); err != nil {
 		return nil, err
 	}
-	b.archive = t.bytes()
-	return b, nil
+	return &base{release: release, kernel: kernel, archive: t.bytes()}, nil
 }
 
 const kernelFile = "boot/vmlinuz-"

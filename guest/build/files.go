@@ -49,6 +49,7 @@ type baseCache struct {
 type baseSeal struct {
 	Lock    string `json:"lock"`    // sha256
 	Program string `json:"program"` // sha256
+	Kernel  string `json:"kernel"`  // sha256 of one of our own, or empty
 	Release string `json:"release"`
 }
 
@@ -59,7 +60,7 @@ const (
 
 // openBaseCache makes dir if need be. The key to what is in it includes this
 // program itself: it, too, decides what is in a base.
-func openBaseCache(dir string, lock *Lock) (*baseCache, error) {
+func openBaseCache(dir string, lock *Lock, own *ownKernel) (*baseCache, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("guest image: %w", err)
 	}
@@ -71,7 +72,7 @@ func openBaseCache(dir string, lock *Lock) (*baseCache, error) {
 	if err != nil {
 		return nil, fmt.Errorf("guest image: %w", err)
 	}
-	return &baseCache{dir: dir, seal: baseSeal{Lock: digest(lock.Format()), Program: digest(program)}}, nil
+	return &baseCache{dir: dir, seal: baseSeal{Lock: digest(lock.Format()), Program: digest(program), Kernel: own.digest()}}, nil
 }
 
 // load returns nil where there is no base of this lock file and program.
@@ -81,7 +82,7 @@ func (c *baseCache) load() *base {
 		return nil
 	}
 	var have baseSeal
-	if json.Unmarshal(text, &have) != nil || have.Lock != c.seal.Lock || have.Program != c.seal.Program {
+	if json.Unmarshal(text, &have) != nil || have.Lock != c.seal.Lock || have.Program != c.seal.Program || have.Kernel != c.seal.Kernel {
 		return nil
 	}
 	kernel, kerr := os.ReadFile(filepath.Join(c.dir, kernelName))

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -112,4 +113,11 @@ func (l *Lock) Format() []byte {
 		fmt.Fprintln(&b, p.Name, p.Version, p.Arch, p.SHA256)
 	}
 	return b.Bytes()
+}
+
+// withoutKernel is the lock without the package of a kernel.
+func (l *Lock) withoutKernel() *Lock {
+	return &Lock{Comment: l.Comment, Packages: slices.DeleteFunc(slices.Clone(l.Packages), func(p Package) bool {
+		return strings.HasPrefix(p.Name, kernelPrefix)
+	})}
 }
