@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	containerd "github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -35,6 +33,7 @@ func TestMachine(t *testing.T) {
 		{"client gone during boot", testClientGone},
 		{"no guest image", testNoGuestImage},
 		{"boot timeout", testBootTimeout},
+		{"size", testMachineSize},
 		{"twenty at once", testTwentyAtOnce},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(newRig(t, lab.RuntimeBhyve)) })
@@ -72,29 +71,7 @@ func testOwnNetwork(r *rig) {
 // all privileges: the most that a tenant can have.
 func (r *rig) startInMachine() string {
 	r.Helper()
-	img, err := r.Client.GetImage(r.ctx, lab.Image)
-	if err != nil {
-		r.Fatal(err)
-	}
-	id := r.newID()
-	r.Cleanup(func() { r.removeContainer(id) })
-	c, err := r.Client.NewContainer(r.ctx, id,
-		containerd.WithImage(img),
-		containerd.WithRuntime(r.runtime, nil),
-		containerd.WithNewSnapshot(id, img),
-		containerd.WithNewSpec(oci.WithImageConfig(img), privileged,
-			oci.WithHostNamespace(specs.PIDNamespace), oci.WithProcessArgs("/bin/probe", "signals")))
-	if err != nil {
-		r.Fatal(err)
-	}
-	task, err := c.NewTask(r.ctx, cio.NullIO)
-	if err != nil {
-		r.Fatal(err)
-	}
-	if err := task.Start(r.ctx); err != nil {
-		r.Fatal(err)
-	}
-	return id
+	return r.startWith(nil, privileged, oci.WithHostNamespace(specs.PIDNamespace))
 }
 
 func testMachineKilled(r *rig) {

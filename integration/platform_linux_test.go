@@ -33,6 +33,22 @@ func (r *rig) findMachine(id string) lab.Process {
 	return r.findProcess("qemu-system-", id)
 }
 
+// wantPlace checks that a container's machine is in the host's control group of
+// the container.
+func (r *rig) wantPlace(id string) {
+	r.Helper()
+	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(r.findMachine(id).Pid), "cgroup"))
+	if err != nil {
+		r.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if strings.HasSuffix(strings.TrimSpace(line), "/"+r.Namespace+"/"+id) {
+			return
+		}
+	}
+	r.Errorf("the machine of %s is in the control groups\n%s", id, data)
+}
+
 // hostBoot is what the probe says of this host.
 func (r *rig) hostBoot() pattern.Boot {
 	r.Helper()

@@ -14,6 +14,10 @@ import (
 	"testing"
 	"time"
 
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/containerd/v2/pkg/oci"
+
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/integration/lab"
 )
 
@@ -160,6 +164,43 @@ func (r *rig) startAs(id string, flags []string, command ...string) {
 	args := append([]string{"run", "--detach", "--null-io", "--runtime", r.runtime}, flags...)
 	r.Cleanup(func() { r.removeContainer(id) })
 	r.must(append(append(args, lab.Image, id), command...)...)
+}
+
+// startWith is start for what ctr has no flags for: opts may replace what a
+// container is made with, spec changes the default spec.
+func (r *rig) startWith(opts []containerd.NewContainerOpts, spec ...oci.SpecOpts) string {
+	r.Helper()
+	id, err := r.tryStartWith(opts, spec...)
+	if err != nil {
+		r.Fatal(err)
+	}
+	return id
+}
+
+// tryStartWith is startWith for what may be refused.
+func (r *rig) tryStartWith(opts []containerd.NewContainerOpts, spec ...oci.SpecOpts) (string, error) {
+	r.Helper()
+	img, err := r.Client.GetImage(r.ctx, lab.Image)
+	if err != nil {
+		r.Fatal(err)
+	}
+	id := r.newID()
+	r.Cleanup(func() { r.removeContainer(id) })
+	spec = append([]oci.SpecOpts{oci.WithImageConfig(img), oci.WithProcessArgs("/bin/probe", "signals")}, spec...)
+	c, err := r.Client.NewContainer(r.ctx, id, append([]containerd.NewContainerOpts{
+		containerd.WithImage(img),
+		containerd.WithRuntime(r.runtime, nil),
+		containerd.WithNewSnapshot(id, img),
+		containerd.WithNewSpec(spec...),
+	}, opts...)...)
+	if err != nil {
+		r.Fatal(err)
+	}
+	task, err := c.NewTask(r.ctx, cio.NullIO)
+	if err != nil {
+		return id, err
+	}
+	return id, task.Start(r.ctx)
 }
 
 // removeContainer removes a container and its task, as far as they are there.

@@ -100,5 +100,9 @@ func (id ID) threads() (map[int]bool, error) {
 		return nil, err
 	}
 	// Only now: it was this process's list if the pid is still its.
-	return threads, id.mustBeAlive()
+	alive, err := id.Alive()
+	if err == nil && !alive {
+		err = errNotRunning
+	}
+	return threads, err
 }

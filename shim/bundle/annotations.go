@@ -12,8 +12,25 @@ import (
 // AnnotationPrefix starts every annotation that belongs to this runtime.
 const AnnotationPrefix = "io.containerd.bhyve."
 
-// annotations is the allow-list. There is none yet that a container may set.
-var annotations = []string{}
+// Annotations of a sandbox, that is of a lone container or of a pod, that say how
+// its machine is made. The administrator enables each by the end of its name
+// (machine.annotations of the configuration). They count where the machine is
+// made: on a container that joins a machine they have no effect, as CRI repeats
+// those of the pod on each of its containers.
+const (
+	// AnnotationVCPUs is the number of virtual CPUs.
+	AnnotationVCPUs = AnnotationPrefix + "vcpus"
+	// AnnotationMemoryMiB is the machine's memory in MiB, all of it.
+	AnnotationMemoryMiB = AnnotationPrefix + "memory-mib"
+	// AnnotationKernelArgs is appended to the guest kernel's command line.
+	AnnotationKernelArgs = AnnotationPrefix + "kernel-args"
+)
+
+// MachineAnnotations are all annotations that say how a machine is made.
+var MachineAnnotations = []string{AnnotationVCPUs, AnnotationMemoryMiB, AnnotationKernelArgs}
+
+// annotations is the allow-list: what may be on a container.
+var annotations = slices.Concat(MachineAnnotations)
 
 // checkAnnotations refuses annotations of ours that do not exist: a misspelt
 // one must not pass for one that took effect.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
@@ -15,6 +16,7 @@ import (
 	"github.com/containerd/typeurl/v2"
 	"github.com/pelletier/go-toml/v2"
 
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/options"
 	poolv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/pool/api/v1"
 )
 
@@ -41,10 +43,25 @@ type Guest struct {
 
 // Machine says how machines are made.
 type Machine struct {
-	// VCPUs is the number of virtual CPUs.
+	// VCPUs is the number of virtual CPUs of a sandbox whose processor time is
+	// not limited; otherwise there are as many as it can keep busy.
 	VCPUs int `toml:"vcpus"`
-	// MemoryMiB is the guest's memory in MiB.
+	// MemoryMiB is the machine's memory in MiB for a sandbox whose memory is not
+	// limited; otherwise it is the limit and OverheadMiB, rounded up to a
+	// multiple of MemoryStepMiB (0 for no rounding).
 	MemoryMiB int `toml:"memory_mib"`
+	// OverheadMiB is what the guest's kernel and agent need in MiB, beside the
+	// kernel's map of the memory, which is a 64th of it.
+	OverheadMiB int `toml:"overhead_mib"`
+	// MemoryStepMiB is in MiB.
+	MemoryStepMiB int `toml:"memory_step_mib"`
+	// MaxVCPUs and MaxMemoryMiB are the largest machine there may be. 0 is what
+	// the host has.
+	MaxVCPUs     int `toml:"max_vcpus"`
+	MaxMemoryMiB int `toml:"max_memory_mib"`
+	// Annotations are those that a sandbox may have of this runtime, by the ends
+	// of their names: "vcpus" is io.containerd.bhyve.vcpus.
+	Annotations []string `toml:"annotations"`
 	// KernelArgs are appended to the guest kernel's command line.
 	KernelArgs []string `toml:"kernel_args"`
 	// BootTimeout bounds the time from the start of the machine's process to
@@ -52,7 +69,14 @@ type Machine struct {
 	BootTimeout Duration `toml:"boot_timeout"`
 	// AgentTimeout bounds each request to the agent thereafter.
 	AgentTimeout Duration `toml:"agent_timeout"`
+
+	// Exact is the size that the runtime options ask for, 0 where they do not.
+	Exact Size `toml:"-"`
 }
+
+// AnnotationNames are what Machine.Annotations may name; package bundle has what
+// they mean.
+var AnnotationNames = []string{"vcpus", "memory-mib", "kernel-args"}
 
 // Size is how large a machine is.
 type Size struct {
@@ -85,42 +109,72 @@ func Default() Config {
 	return Config{
 		Guest: Guest{Dir: "/usr/local/share/containerd-shim-bhyve/guest"},
 		Machine: Machine{
-			VCPUs:        1,
-			MemoryMiB:    256,
-			BootTimeout:  Duration{60 * time.Second},
-			AgentTimeout: Duration{30 * time.Second},
+			VCPUs:         1,
+			MemoryMiB:     256,
+			OverheadMiB:   100,
+			MemoryStepMiB: 128,
+			Annotations:   []string{"vcpus", "memory-mib"},
+			BootTimeout:   Duration{60 * time.Second},
+			AgentTimeout:  Duration{30 * time.Second},
 		},
 		Pool: Pool{Mode: PoolAuto, Socket: poolv1.DefaultSocket},
 	}
 }
 
-// FromOptions resolves the runtime options of a Create request: none, or
-// containerd's generic runtimeoptions.v1.Options with a path to a file or a
-// body. Options of any other type are errdefs.ErrInvalidArgument: they were
-// meant for another runtime, and to drop them would drop somebody's intent,
-// unless they are empty.
-func FromOptions(options typeurl.Any) (Config, error) {
+// FromOptions resolves the runtime options of a request: none; this runtime's
+// own (package options); or containerd's generic runtimeoptions.v1.Options with a
+// path to a file, which is read in place of the administrator's, or with the text
+// of one, whose keys replace the administrator's. Options of any other type are
+// errdefs.ErrInvalidArgument: they were meant for another runtime, and to drop
+// them would drop somebody's intent, unless they are empty.
+func FromOptions(o typeurl.Any) (Config, error) {
 	// Clients that know only runc send its options with nothing in them: a
 	// message that asks for nothing is none, of whatever type it is.
-	if options == nil || options.GetTypeUrl() == "" || len(options.GetValue()) == 0 {
+	if o == nil || o.GetTypeUrl() == "" || len(o.GetValue()) == 0 {
 		return load()
 	}
-	v, err := typeurl.UnmarshalAny(options)
-	if err != nil {
-		return Config{}, fmt.Errorf("runtime options of unknown type %q: %w", options.GetTypeUrl(), errdefs.ErrInvalidArgument)
+	if o.GetTypeUrl() == options.TypeURL {
+		return fromOwn(o.GetValue())
 	}
-	o, ok := v.(*runtimeoptions.Options)
+	v, err := typeurl.UnmarshalAny(o)
+	if err != nil {
+		return Config{}, fmt.Errorf("runtime options of unknown type %q: %w", o.GetTypeUrl(), errdefs.ErrInvalidArgument)
+	}
+	generic, ok := v.(*runtimeoptions.Options)
 	if !ok {
-		return Config{}, fmt.Errorf("runtime options of type %q: this runtime takes %s with a ConfigPath: %w",
-			options.GetTypeUrl(), "runtimeoptions.v1.Options", errdefs.ErrInvalidArgument)
+		return Config{}, fmt.Errorf("runtime options of type %q: this runtime takes %s, or %s with a ConfigPath: %w",
+			o.GetTypeUrl(), options.TypeURL, "runtimeoptions.v1.Options", errdefs.ErrInvalidArgument)
 	}
 	switch {
-	case len(o.ConfigBody) > 0:
-		return parse("runtime options' config body", o.ConfigBody)
-	case o.ConfigPath != "":
-		return Read(o.ConfigPath)
+	case len(generic.ConfigBody) > 0:
+		c, err := load()
+		if err != nil {
+			return Config{}, err
+		}
+		return parse("runtime options' config body", generic.ConfigBody, c)
+	case generic.ConfigPath != "":
+		return Read(generic.ConfigPath)
 	}
 	return load()
+}
+
+func fromOwn(value []byte) (Config, error) {
+	o, err := options.Parse(value)
+	if err != nil {
+		return Config{}, err
+	}
+	var c Config
+	if o.ConfigPath != "" {
+		c, err = Read(o.ConfigPath)
+	} else {
+		c, err = load()
+	}
+	if err != nil {
+		return Config{}, err
+	}
+	c.Machine.Exact = Size{VCPUs: o.VCPUs, MemoryMiB: o.MemoryMiB}
+	c.Machine.KernelArgs = append(c.Machine.KernelArgs, o.KernelArgs...)
+	return c, nil
 }
 
 func load() (Config, error) {
@@ -143,11 +197,11 @@ func Read(path string) (Config, error) {
 	if err != nil {
 		return Config{}, fmt.Errorf("configuration: %w", err)
 	}
-	return parse(path, data)
+	return parse(path, data, Default())
 }
 
-func parse(name string, data []byte) (Config, error) {
-	c := Default()
+// parse is c with what a file says.
+func parse(name string, data []byte, c Config) (Config, error) {
 	err := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields().Decode(&c)
 	var unknown *toml.StrictMissingError
 	var malformed *toml.DecodeError
@@ -160,5 +214,33 @@ func parse(name string, data []byte) (Config, error) {
 	case err != nil:
 		return Config{}, fmt.Errorf("configuration %s: %w: %w", name, err, errdefs.ErrInvalidArgument)
 	}
+	if err := c.Machine.validate(); err != nil {
+		return Config{}, fmt.Errorf("configuration %s: machine.%w: %w", name, err, errdefs.ErrInvalidArgument)
+	}
 	return c, nil
+}
+
+// validate checks what no backend has to be asked for.
+func (m Machine) validate() error {
+	for _, f := range []struct {
+		name       string
+		value, low int
+	}{
+		{"vcpus", m.VCPUs, 1},
+		{"memory_mib", m.MemoryMiB, 1},
+		{"overhead_mib", m.OverheadMiB, 0},
+		{"memory_step_mib", m.MemoryStepMiB, 0},
+		{"max_vcpus", m.MaxVCPUs, 0},
+		{"max_memory_mib", m.MaxMemoryMiB, 0},
+	} {
+		if f.value < f.low {
+			return fmt.Errorf("%s is %d: want at least %d", f.name, f.value, f.low)
+		}
+	}
+	for _, a := range m.Annotations {
+		if !slices.Contains(AnnotationNames, a) {
+			return fmt.Errorf("annotations: unknown %q: want some of %q", a, AnnotationNames)
+		}
+	}
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,12 +13,13 @@ import (
 	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/options"
 )
 
-// options encodes v as containerd does: by typeurl, not as a google.com URL.
-func options(t *testing.T, v proto.Message) typeurl.Any {
+// encode encodes v as containerd does: by typeurl, not as a google.com URL.
+func encode(t *testing.T, v any) typeurl.Any {
 	t.Helper()
 	a, err := typeurl.MarshalAny(v)
 	if err != nil {
@@ -45,7 +47,7 @@ func TestDefaultsWithoutAFile(t *testing.T) {
 		"no options":        nil,
 		"typed nil":         (*anypb.Any)(nil),
 		"empty any":         &anypb.Any{},
-		"options of no say": options(t, &runtimeoptions.Options{TypeUrl: "whatever"}),
+		"options of no say": encode(t, &runtimeoptions.Options{TypeUrl: "whatever"}),
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := FromOptions(o)
@@ -93,15 +95,15 @@ func checkFull(t *testing.T, c Config, err error) {
 
 func TestEveryWayToTheFile(t *testing.T) {
 	t.Run("path in options", func(t *testing.T) {
-		c, err := FromOptions(options(t, &runtimeoptions.Options{ConfigPath: writeFile(t, full)}))
+		c, err := FromOptions(encode(t, &runtimeoptions.Options{ConfigPath: writeFile(t, full)}))
 		checkFull(t, c, err)
 	})
 	t.Run("body in options", func(t *testing.T) {
-		c, err := FromOptions(options(t, &runtimeoptions.Options{ConfigBody: []byte(full)}))
+		c, err := FromOptions(encode(t, &runtimeoptions.Options{ConfigBody: []byte(full)}))
 		checkFull(t, c, err)
 	})
 	t.Run("body before path", func(t *testing.T) {
-		c, err := FromOptions(options(t, &runtimeoptions.Options{ConfigBody: []byte(full), ConfigPath: "/nonexistent"}))
+		c, err := FromOptions(encode(t, &runtimeoptions.Options{ConfigBody: []byte(full), ConfigPath: "/nonexistent"}))
 		checkFull(t, c, err)
 	})
 	t.Run("environment", func(t *testing.T) {
@@ -111,17 +113,63 @@ func TestEveryWayToTheFile(t *testing.T) {
 	})
 	t.Run("options before environment", func(t *testing.T) {
 		t.Setenv(PathEnv, writeFile(t, "[machine]\nvcpus = 7\n"))
-		c, err := FromOptions(options(t, &runtimeoptions.Options{ConfigPath: writeFile(t, full)}))
+		c, err := FromOptions(encode(t, &runtimeoptions.Options{ConfigPath: writeFile(t, full)}))
 		checkFull(t, c, err)
 	})
 }
 
-func TestAPartialFileKeepsTheOtherDefaults(t *testing.T) {
-	c, err := parse("test", []byte("[machine]\nmemory_mib = 512\n"))
+// What a runtime's table in containerd's configuration says changes the
+// administrator's file, it does not replace it.
+func TestABodyIsOverTheFile(t *testing.T) {
+	t.Setenv(PathEnv, writeFile(t, full))
+	c, err := FromOptions(encode(t, &runtimeoptions.Options{ConfigBody: []byte("[machine]\nvcpus = 7\nkernel_args = [\"debug\"]\n")}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Machine.MemoryMiB != 512 || c.Machine.VCPUs != Default().Machine.VCPUs || c.Guest != Default().Guest {
+	if c.Machine.VCPUs != 7 || !slices.Equal(c.Machine.KernelArgs, []string{"debug"}) || c.Machine.MemoryMiB != 1024 || c.Guest.Dir != "/srv/guest" {
+		t.Errorf("got %+v", c)
+	}
+	t.Setenv(PathEnv, "/no/such/file")
+	if _, err := FromOptions(encode(t, &runtimeoptions.Options{ConfigBody: []byte("[machine]\n")})); !errdefs.IsNotFound(err) {
+		t.Errorf("over a file that is not there: %v", err)
+	}
+}
+
+func TestOwnOptions(t *testing.T) {
+	t.Setenv(PathEnv, writeFile(t, full))
+	c, err := FromOptions(encode(t, &options.Options{VCPUs: 2, KernelArgs: []string{"debug"}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Size{VCPUs: 2}
+	if c.Machine.Exact != want || !slices.Equal(c.Machine.KernelArgs, []string{"quiet", "panic=1", "debug"}) || c.Machine.VCPUs != 3 {
+		t.Errorf("got %+v", c.Machine)
+	}
+	c, err = FromOptions(encode(t, &options.Options{MemoryMiB: 300, ConfigPath: writeFile(t, "[machine]\nvcpus = 5\n")}))
+	if err != nil || c.Machine.Exact.MemoryMiB != 300 || c.Machine.VCPUs != 5 {
+		t.Errorf("got %+v, %v", c.Machine, err)
+	}
+	for text, named := range map[string]string{
+		`{"vcpu":2}`:                      "vcpu",
+		`{"vcpus":"2"}`:                   "vcpus",
+		`{"vcpus":-2}`:                    "-2",
+		`{`:                               "options",
+		`{"config_path":"/no/such/file"}`: "/no/such/file",
+	} {
+		_, err := FromOptions(&anypb.Any{TypeUrl: options.TypeURL, Value: []byte(text)})
+		if err == nil || !strings.Contains(err.Error(), named) {
+			t.Errorf("%s: got %v, want an error that names %q", text, err, named)
+		}
+	}
+}
+
+func TestAPartialFileKeepsTheOtherDefaults(t *testing.T) {
+	c, err := parse("test", []byte("[machine]\nmemory_mib = 512\nannotations = [\"kernel-args\"]\n"), Default())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Machine.MemoryMiB != 512 || c.Machine.VCPUs != Default().Machine.VCPUs || c.Guest != Default().Guest ||
+		!slices.Equal(c.Machine.Annotations, []string{"kernel-args"}) {
 		t.Errorf("got %+v", c)
 	}
 }
@@ -130,6 +178,11 @@ func TestBadFiles(t *testing.T) {
 	for name, tc := range map[string]struct{ text, named string }{
 		"unknown key":              {"[machine]\nmemory = 512\n", "memory"},
 		"unknown key's table":      {"[machine]\nmemory = 512\n", "machine"},
+		"no processor":             {"[machine]\nvcpus = 0\n", "machine.vcpus"},
+		"no memory":                {"[machine]\nmemory_mib = 0\n", "machine.memory_mib"},
+		"less than no overhead":    {"[machine]\noverhead_mib = -1\n", "machine.overhead_mib"},
+		"less than no maximum":     {"[machine]\nmax_vcpus = -1\n", "machine.max_vcpus"},
+		"unknown annotation":       {"[machine]\nannotations = [\"memory\"]\n", "\"memory\""},
 		"unknown table":            {"[network]\nbridge = \"br0\"\n", "network"},
 		"key at the top":           {"vcpus = 2\n", "vcpus"},
 		"not TOML":                 {"[machine\n", "test.toml"},
@@ -142,7 +195,7 @@ func TestBadFiles(t *testing.T) {
 		"duration that is no word": {"[machine]\nagent_timeout = \"\"\n", "test.toml"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := parse("test.toml", []byte(tc.text))
+			_, err := parse("test.toml", []byte(tc.text), Default())
 			if !errdefs.IsInvalidArgument(err) {
 				t.Fatalf("got %v, want InvalidArgument", err)
 			}
@@ -158,7 +211,7 @@ func TestAFileThatIsNamedMustExist(t *testing.T) {
 	t.Setenv(PathEnv, missing)
 	for name, o := range map[string]typeurl.Any{
 		"by the environment": nil,
-		"by options":         options(t, &runtimeoptions.Options{ConfigPath: missing}),
+		"by options":         encode(t, &runtimeoptions.Options{ConfigPath: missing}),
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := FromOptions(o)
@@ -174,10 +227,10 @@ func TestForeignOptionsAreRefused(t *testing.T) {
 		options typeurl.Any
 		named   string
 	}{
-		"runc's":       {options(t, &runcoptions.Options{BinaryName: "crun"}), "containerd.runc.v1.Options"},
+		"runc's":       {encode(t, &runcoptions.Options{BinaryName: "crun"}), "containerd.runc.v1.Options"},
 		"unknown type": {&anypb.Any{TypeUrl: "example.com/no.such.Type", Value: []byte{1}}, "no.such.Type"},
 		"ours, garbled": {
-			&anypb.Any{TypeUrl: options(t, &runtimeoptions.Options{}).GetTypeUrl(), Value: []byte{0xff, 0xff}},
+			&anypb.Any{TypeUrl: encode(t, &runtimeoptions.Options{}).GetTypeUrl(), Value: []byte{0xff, 0xff}},
 			"runtimeoptions.v1.Options",
 		},
 	} {
@@ -192,7 +245,7 @@ func TestForeignOptionsAreRefused(t *testing.T) {
 
 func TestEmptyOptionsOfAnyTypeAreNone(t *testing.T) {
 	t.Setenv(PathEnv, "")
-	got, err := FromOptions(options(t, &runcoptions.Options{}))
+	got, err := FromOptions(encode(t, &runcoptions.Options{}))
 	if err != nil || !reflect.DeepEqual(got, Default()) {
 		t.Errorf("got %+v, %v; want the defaults", got, err)
 	}

@@ -77,6 +77,10 @@ func (s *Sandbox) Create(ctx context.Context, r CreateRequest) (_ *Container, er
 	if c.resources, err = bundle.Resources(spec); err != nil {
 		return nil, err
 	}
+	place, err := placeOf(spec, r.Config)
+	if err != nil {
+		return nil, err
+	}
 	rootfs, err := c.mountRootfs(spec, &undo)
 	if err != nil {
 		return nil, err
@@ -96,8 +100,9 @@ func (s *Sandbox) Create(ctx context.Context, r CreateRequest) (_ *Container, er
 		id:     cmp.Or(bundle.SandboxID(spec), r.ID),
 		bundle: r.Bundle,
 		member: r.ID,
-		config: r.Config,
-		size:   r.Config.Machine.Size(),
+		config: place.config,
+		size:   place.config.Machine.Size(),
+		cgroup: place.cgroup,
 	})
 	if err != nil {
 		return nil, err

@@ -15,7 +15,9 @@ import (
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/guest"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/bundle"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/cgroup"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/config"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/sizing"
 )
 
 // vm is a machine whose agent has answered.
@@ -47,6 +49,9 @@ type machineRequest struct {
 	bundle, member string
 	config         config.Config
 	size           config.Size
+	// cgroup is where the machine belongs on the host, as linux.cgroupsPath of a
+	// spec has it.
+	cgroup string
 }
 
 // machineID names the machine for people, and is unique on the host.
@@ -55,9 +60,9 @@ func machineID(r machineRequest) string {
 }
 
 // boot starts a machine and waits until its agent has answered. The phases are
-// start (the monitor's process), link (the control port accepts) and agent (it
-// answers); an error is a *hypervisor.LaunchError that names the one it was in.
-// On error nothing is left.
+// start (the monitor's process), cgroup (its place on the host), link (the
+// control port accepts) and agent (it answers); an error is a
+// *hypervisor.LaunchError that names the one it was in. On error nothing is left.
 func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm, err error) {
 	image, err := guest.Open(r.config.Guest.Dir)
 	if err != nil {
@@ -67,6 +72,18 @@ func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm,
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("boot_timeout of %s has passed: %w", timeout, context.DeadlineExceeded))
 	defer cancel()
 	began := time.Now()
+	group, err := cgroup.Make(ctx, h.book, r.cgroup)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err == nil {
+			return
+		}
+		if rerr := group.Remove(context.WithoutCancel(ctx)); rerr != nil {
+			log.G(ctx).WithError(rerr).Error("control group of a machine that did not come up")
+		}
+	}()
 	m, from, err := obtain(ctx, r, image, hypervisor.Config{
 		ID:        machineID(r),
 		Dir:       h.machine(),
@@ -81,9 +98,9 @@ func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm,
 	}
 	v := &vm{
 		Machine: m, home: h, agentTimeout: r.config.Machine.AgentTimeout.Duration,
-		room: bundle.Room{VCPUs: r.size.VCPUs, MemoryMiB: r.size.MemoryMiB},
+		room: sizing.Room(r.config.Machine),
 	}
-	phase := "link"
+	phase := "cgroup"
 	defer func() {
 		if err == nil {
 			return
@@ -94,6 +111,10 @@ func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm,
 		}
 	}()
 
+	if err := group.Add(m.Pid()); err != nil {
+		return nil, err
+	}
+	phase = "link"
 	launched := time.Now()
 	control, err := hypervisor.DialReady(ctx, m, agentproto.PortControl)
 	if err != nil {

@@ -1,0 +1,154 @@
+// Package cgroup puts a sandbox's machine into the control group of the host
+// that its container engine has named for it, so that the host accounts for it
+// there and the limits of the groups above, a pod's for one, hold for it.
+//
+// The group itself gets no limits: those of a container hold in the guest, and
+// a machine is more than its containers.
+//
+// On FreeBSD there are no control groups, and all of this does nothing.
+package cgroup
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
+)
+
+// Group is a control group that was made for one machine. The nil Group is
+// none, and all its methods succeed.
+type Group struct {
+	line *receipt.Receipt
+	*directory
+}
+
+// Make makes the group that linux.cgroupsPath of a spec names, in every
+// hierarchy, with its receipt in book. It returns nil for an empty path and on a
+// host without control groups. Make it before the machine, so that what is undone
+// in the opposite order finds it empty. errdefs.ErrInvalidArgument for a path
+// that cannot be a group's.
+func Make(ctx context.Context, book *receipt.Book, cgroupsPath string) (*Group, error) {
+	if cgroupsPath == "" || !available() {
+		return nil, nil
+	}
+	p, err := Path(cgroupsPath)
+	if err != nil {
+		return nil, err
+	}
+	line, err := book.Write(record{Path: p})
+	if err != nil {
+		return nil, err
+	}
+	d, err := makeDirectory(p)
+	if err != nil {
+		err = fmt.Errorf("control group %s: %w", p, err)
+		if uerr := line.Undo(ctx); uerr != nil {
+			err = fmt.Errorf("%w (and %w)", err, uerr)
+		}
+		return nil, err
+	}
+	return &Group{line, d}, nil
+}
+
+// Add moves a process, with all its threads, into the group. Memory that it has
+// by then stays with the group that it comes from.
+func (g *Group) Add(pid int) error {
+	if g == nil {
+		return nil
+	}
+	if err := g.add(pid); err != nil {
+		return fmt.Errorf("move process %d into its control group: %w", pid, err)
+	}
+	return nil
+}
+
+// Remove removes the group, which must be empty.
+func (g *Group) Remove(ctx context.Context) error {
+	if g == nil {
+		return nil
+	}
+	return g.line.Undo(ctx)
+}
+
+// record is the receipt of a group.
+type record struct {
+	// Path is absolute, in each hierarchy.
+	Path string `json:"path"`
+}
+
+func init() {
+	receipt.Register(record{}.Kind(), func() receipt.Resource { return new(record) })
+}
+
+// Kind implements receipt.Resource.
+func (record) Kind() string { return "cgroup" }
+
+// Undo removes the group where it exists. The groups above stay: they are
+// others' as well.
+func (r record) Undo(context.Context) error {
+	if err := removeDirectory(r.Path); err != nil {
+		return fmt.Errorf("remove control group %s: %w", r.Path, err)
+	}
+	return nil
+}
+
+// Path is the absolute path in a hierarchy of what linux.cgroupsPath names. The
+// form for systemd, slice:prefix:name, becomes the path at which systemd would
+// put the scope (systemd.slice(5)); systemd is not asked.
+func Path(cgroupsPath string) (string, error) {
+	bad := func() (string, error) {
+		return "", fmt.Errorf("linux.cgroupsPath %q: %w", cgroupsPath, errdefs.ErrInvalidArgument)
+	}
+	p := cgroupsPath
+	if parts := strings.Split(p, ":"); len(parts) == 3 {
+		slice, name := parts[0], parts[2]
+		if slice == "" {
+			slice = "system.slice"
+		}
+		dir, ok := slicePath(slice)
+		if !ok || name == "" || strings.Contains(parts[1]+name, "/") {
+			return bad()
+		}
+		if !strings.HasSuffix(name, ".slice") {
+			if parts[1] != "" {
+				name = parts[1] + "-" + name
+			}
+			name += ".scope"
+		}
+		p = path.Join(dir, name)
+	}
+	for _, element := range strings.Split(p, "/") {
+		if element == ".." {
+			return bad()
+		}
+	}
+	p = path.Join("/", p)
+	if p == "/" {
+		return bad()
+	}
+	return p, nil
+}
+
+// slicePath is where a slice is: each dash of its name is a level.
+func slicePath(slice string) (string, bool) {
+	name, ok := strings.CutSuffix(slice, ".slice")
+	switch {
+	case !ok || strings.Contains(name, "/"):
+		return "", false
+	case name == "-":
+		return "/", true
+	}
+	p, prefix := "/", ""
+	for _, part := range strings.Split(name, "-") {
+		if part == "" {
+			return "", false
+		}
+		p = path.Join(p, prefix+part+".slice")
+		prefix += part + "-"
+	}
+	return p, true
+}

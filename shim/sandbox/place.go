@@ -1,0 +1,47 @@
+package sandbox
+
+import (
+	"fmt"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/config"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/sizing"
+)
+
+// place is what of a machine depends on who it is for.
+type place struct {
+	// config is the request's, with the machine's size and kernel arguments.
+	config config.Config
+	// cgroup is linux.cgroupsPath on the host, empty for the shim's own.
+	cgroup string
+}
+
+// placeOf is that of a machine whose first container has this spec, as the host
+// has written it.
+func placeOf(spec *specs.Spec, cfg config.Config) (place, error) {
+	r, err := sizing.FromSpec(spec)
+	if err != nil {
+		return place{}, err
+	}
+	if cfg, err = sized(r, cfg); err != nil {
+		return place{}, err
+	}
+	p := place{config: cfg}
+	if spec.Linux != nil {
+		p.cgroup = spec.Linux.CgroupsPath
+	}
+	return p, nil
+}
+
+// sized is cfg with the machine that r asks for on this host.
+func sized(r sizing.Request, cfg config.Config) (config.Config, error) {
+	host, err := sizing.ThisHost()
+	if err != nil {
+		return cfg, err
+	}
+	if cfg.Machine, err = sizing.For(r, cfg.Machine, host); err != nil {
+		return cfg, fmt.Errorf("size of the machine: %w", err)
+	}
+	return cfg, nil
+}
