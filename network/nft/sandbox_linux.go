@@ -1,0 +1,238 @@
+package nft
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/policy"
+)
+
+// Sandbox is what the rules of one sandbox are made from.
+type Sandbox struct {
+	// Name begins the name of everything that is the sandbox's: letters, digits,
+	// '-', '_', '.'.
+	Name string
+	// Tap is the tap's name. It exists when Install is called.
+	Tap     string
+	Address netip.Addr
+	MAC     net.HardwareAddr
+	Policy  *policy.Compiled
+}
+
+// The chains of a sandbox, and the counters: denied is what the policy has
+// stopped, spoofed what did not bear the sandbox's own addresses.
+func (s Sandbox) out() string     { return s.Name + "/out" }
+func (s Sandbox) in() string      { return s.Name + "/in" }
+func (s Sandbox) host() string    { return s.Name + "/host" }
+func (s Sandbox) nat() string     { return s.Name + "/nat" }
+func (s Sandbox) flows() string   { return s.Name + "/flows" }
+func (s Sandbox) deny() string    { return s.Name + "/deny" }
+func (s Sandbox) denied() string  { return s.Name + "/denied" }
+func (s Sandbox) spoofed() string { return s.Name + "/spoofed" }
+
+// chains are in the order in which none is used by one before it.
+func (s Sandbox) chains() []string {
+	return []string{s.deny(), s.flows(), s.out(), s.in(), s.host(), s.nat()}
+}
+
+// Install makes the sandbox's rules, or makes them anew: counters keep their
+// values, and open flows that the policy allows are not disturbed.
+// errdefs.ErrAlreadyExists is in the error where another sandbox publishes a
+// port of the policy's; then nothing has changed.
+func (t Table) Install(s Sandbox) error {
+	c, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("nftables: %w", err)
+	}
+	old, err := t.setsOf(c, s)
+	if err != nil {
+		return err
+	}
+	ports, err := t.portsOf(c, s)
+	if err != nil {
+		return err
+	}
+	b := &batch{Conn: c, table: t, ip: t.ip(), sandbox: s, nextSet: firstSetID}
+	b.install(old, ports)
+	if b.err != nil {
+		return fmt.Errorf("nftables: rules of %s: %w", s.Name, b.err)
+	}
+	err = flush(c, "install rules of "+s.Name)
+	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("another sandbox publishes the same port: %w: %w", errdefs.ErrAlreadyExists, err)
+	}
+	return err
+}
+
+// Remove removes everything of the sandbox. What is not there is no error, and
+// Tap need not exist; Policy is not used.
+func (t Table) Remove(s Sandbox) error {
+	c, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("nftables: %w", err)
+	}
+	old, err := t.setsOf(c, s)
+	if err != nil {
+		return err
+	}
+	ports, err := t.portsOf(c, s)
+	if err != nil {
+		return err
+	}
+	b := &batch{Conn: c, table: t, ip: t.ip(), sandbox: s, nextSet: firstSetID}
+	b.remove(old, ports)
+	if b.err != nil {
+		return fmt.Errorf("nftables: remove rules of %s: %w", s.Name, b.err)
+	}
+	if err := flush(c, "remove rules of "+s.Name); err != nil {
+		return err
+	}
+	// Some kernels take this chain away with its device.
+	c.DelChain(&nftables.Chain{Table: t.netdev(), Name: s.Name})
+	if err := flush(c, "remove "+s.Name); err != nil && !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	c.DeleteObject(&nftables.NamedObj{Table: t.netdev(), Name: s.spoofed(), Type: nftables.ObjTypeCounter})
+	if err := flush(c, "remove "+s.spoofed()); err != nil && !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	return nil
+}
+
+// setsOf are the sandbox's own sets as they are. A table that is not there has
+// none.
+func (t Table) setsOf(c *nftables.Conn, s Sandbox) ([]*nftables.Set, error) {
+	all, err := c.GetSets(t.ip())
+	if err != nil {
+		return nil, fmt.Errorf("nftables: list sets: %w", err)
+	}
+	var own []*nftables.Set
+	for _, set := range all {
+		if strings.HasPrefix(set.Name, s.Name+"/") {
+			own = append(own, set)
+		}
+	}
+	return own, nil
+}
+
+// portsOf are the elements of the map of published ports that lead to the
+// sandbox.
+func (t Table) portsOf(c *nftables.Conn, s Sandbox) ([]nftables.SetElement, error) {
+	if _, err := c.ListChain(t.ip(), layout); errors.Is(err, unix.ENOENT) {
+		return nil, nil
+	}
+	all, err := c.GetSetElements(t.shared().published)
+	if err != nil {
+		return nil, fmt.Errorf("nftables: list published ports: %w", err)
+	}
+	var own []nftables.SetElement
+	for _, e := range all {
+		if chainOf(e) == s.nat() {
+			own = append(own, nftables.SetElement{Key: e.Key})
+		}
+	}
+	return own, nil
+}
+
+// chainOf is the chain that an element of a map of verdicts leads to. The
+// library returns such a value as the bytes of NFTA_DATA_VERDICT.
+func chainOf(e nftables.SetElement) string {
+	ad, err := netlink.NewAttributeDecoder(e.Val)
+	if err != nil {
+		return ""
+	}
+	for ad.Next() {
+		if ad.Type() == unix.NFTA_VERDICT_CHAIN {
+			return ad.String()
+		}
+	}
+	return ""
+}
+
+// batch is a transaction about one sandbox. The first error stays.
+type batch struct {
+	*nftables.Conn
+	table   Table
+	ip      *nftables.Table
+	sandbox Sandbox
+	nextSet uint32
+	err     error
+}
+
+func (b *batch) note(err error) {
+	if b.err == nil {
+		b.err = err
+	}
+}
+
+func (b *batch) chain(name string) *nftables.Chain { return &nftables.Chain{Table: b.ip, Name: name} }
+
+func (b *batch) rule(chain string, parts ...[]expr.Any) {
+	b.AddRule(&nftables.Rule{Table: b.ip, Chain: b.chain(chain), Exprs: join(parts...)})
+}
+
+// entries are how the base chains find the sandbox's.
+func (b *batch) entries() []struct {
+	set  *nftables.Set
+	elem nftables.SetElement
+} {
+	s, shared := b.sandbox, b.table.shared()
+	key := s.Address.AsSlice()
+	jump := func(chain string) nftables.SetElement {
+		return nftables.SetElement{Key: key, VerdictData: &expr.Verdict{Kind: expr.VerdictJump, Chain: chain}}
+	}
+	return []struct {
+		set  *nftables.Set
+		elem nftables.SetElement
+	}{
+		{shared.from, jump(s.out())},
+		{shared.to, jump(s.in())},
+		{shared.toHost, jump(s.host())},
+		{shared.guests, nftables.SetElement{Key: key}},
+	}
+}
+
+// clear empties the chains, which makes them if they are not there, and removes
+// sets and ports.
+func (b *batch) clear(old []*nftables.Set, ports []nftables.SetElement) {
+	b.AddTable(b.ip)
+	for _, name := range b.sandbox.chains() {
+		b.AddChain(b.chain(name))
+		b.FlushChain(b.chain(name))
+	}
+	for _, set := range old {
+		b.DelSet(set)
+	}
+	if len(ports) > 0 {
+		b.note(b.SetDeleteElements(b.table.shared().published, ports))
+	}
+}
+
+func (b *batch) remove(old []*nftables.Set, ports []nftables.SetElement) {
+	b.clear(old, ports)
+	s := b.table.shared()
+	for _, set := range []*nftables.Set{s.guests, s.from, s.to, s.toHost} {
+		b.note(b.AddSet(set, nil))
+	}
+	for _, e := range b.entries() {
+		// Adding first makes that there is something to delete.
+		b.note(b.SetAddElements(e.set, []nftables.SetElement{e.elem}))
+		b.note(b.SetDeleteElements(e.set, []nftables.SetElement{e.elem}))
+	}
+	chains := b.sandbox.chains()
+	for i := range chains {
+		b.DelChain(b.chain(chains[len(chains)-1-i]))
+	}
+	counter := &nftables.NamedObj{Table: b.ip, Name: b.sandbox.denied(), Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}}
+	b.AddObj(counter)
+	b.DeleteObject(counter)
+}
