@@ -108,6 +108,25 @@ func (t Table) Remove(s Sandbox) error {
 	return nil
 }
 
+// RemoveAll is Remove for a sandbox of which only the name is known.
+func (t Table) RemoveAll(name string) error {
+	c, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("nftables: %w", err)
+	}
+	s := Sandbox{Name: name}
+	elems, err := c.GetSetElements(t.shared().from)
+	if err != nil {
+		return fmt.Errorf("nftables: address of %s: %w", name, err)
+	}
+	for _, e := range elems {
+		if addr, ok := netip.AddrFromSlice(e.Key); ok && chainOf(e) == s.out() {
+			s.Address = addr
+		}
+	}
+	return t.Remove(s)
+}
+
 // setsOf are the sandbox's own sets as they are. A table that is not there has
 // none.
 func (t Table) setsOf(c *nftables.Conn, s Sandbox) ([]*nftables.Set, error) {
@@ -186,6 +205,9 @@ func (b *batch) entries() []struct {
 	elem nftables.SetElement
 } {
 	s, shared := b.sandbox, b.table.shared()
+	if !s.Address.IsValid() {
+		return nil
+	}
 	key := s.Address.AsSlice()
 	jump := func(chain string) nftables.SetElement {
 		return nftables.SetElement{Key: key, VerdictData: &expr.Verdict{Kind: expr.VerdictJump, Chain: chain}}

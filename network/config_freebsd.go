@@ -1,0 +1,3 @@
+package network
+
+const stateDir = "/var/run/containerd-shim-bhyve/network"

@@ -1,0 +1,3 @@
+package network
+
+const stateDir = "/run/containerd-shim-bhyve/network"
