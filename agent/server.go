@@ -53,6 +53,7 @@ func newServer(ctx context.Context) (*server, error) {
 		return nil, err
 	}
 	task.RegisterTTRPCTaskService(control, s.tasks)
+	agentv1.RegisterNetworkService(control, newNetwork())
 	agentv1.RegisterSystemService(control, s.system)
 	agentv1.RegisterBundleService(control, bundles)
 	agentv1.RegisterPodService(control, pod)

@@ -28,6 +28,7 @@ func TestMachine(t *testing.T) {
 		{"own kernel", testOwnKernel},
 		{"own network", testOwnNetwork},
 		{"link", testLink},
+		{"default network", testDefaultNetwork},
 		{"machine killed", testMachineKilled},
 		{"agent crashed", testAgentCrashed},
 		{"client gone during boot", testClientGone},

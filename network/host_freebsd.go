@@ -1,3 +1,11 @@
 package network
 
-func newHost(cfg Config) host { return nil }
+import (
+	"fmt"
+
+	"github.com/containerd/errdefs"
+)
+
+func newHost(Config) (host, error) {
+	return nil, fmt.Errorf("network: on FreeBSD: %w", errdefs.ErrNotImplemented)
+}

@@ -26,8 +26,8 @@ type linux struct {
 	rules nft.Table
 }
 
-func newHost(cfg Config) host {
-	return &linux{cfg: cfg, rules: nft.Table{Bridge: cfg.Bridge, Subnet: cfg.Subnet.Masked(), Gateway: cfg.Gateway, MAC: macOf(cfg.Gateway)}}
+func newHost(cfg Config) (host, error) {
+	return &linux{cfg: cfg, rules: nft.Table{Bridge: cfg.Bridge, Subnet: cfg.Subnet.Masked(), Gateway: cfg.Gateway, MAC: macOf(cfg.Gateway)}}, nil
 }
 
 // tapPrefix begins the names of taps; the address follows in hexadecimal.
@@ -303,4 +303,15 @@ func (h *linux) sweep(_ context.Context, known func(anchor, tap string) bool) ([
 		removed = append(removed, "rules "+name)
 	}
 	return removed, errors.Join(errs...)
+}
+
+func (h *linux) destroy(context.Context) error {
+	bridge, err := netlink.LinkByName(h.cfg.Bridge)
+	if err == nil {
+		err = netlink.LinkDel(bridge)
+	}
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		err = nil
+	}
+	return errors.Join(err, h.rules.Destroy())
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
 
 	"github.com/containerd/errdefs"
@@ -44,6 +45,8 @@ type host interface {
 	// sweep removes taps and rules of this network's that known says nobody
 	// has, and names them.
 	sweep(ctx context.Context, known func(anchor, tap string) bool) ([]string, error)
+	// destroy undoes prepare.
+	destroy(ctx context.Context) error
 }
 
 // Open returns the network of a configuration. It touches nothing yet.
@@ -51,7 +54,11 @@ func Open(cfg Config) (*Network, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	return &Network{cfg: cfg, store: store{dir: cfg.State + "/" + cfg.Bridge}, host: newHost(cfg)}, nil
+	h, err := newHost(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &Network{cfg: cfg, store: store{dir: filepath.Join(cfg.State, cfg.Bridge)}, host: h}, nil
 }
 
 // Config is the network's configuration.
@@ -257,6 +264,23 @@ func (n *Network) collect(ctx context.Context, id string, keep func(string) bool
 	}
 	_, err = n.release(ctx, r)
 	return err == nil, err
+}
+
+// Destroy takes the network itself off the host: bridge and rules. It is for an
+// administrator, or a test; the last Del leaves them. errdefs.ErrFailedPrecondition
+// while a sandbox has a network.
+func (n *Network) Destroy(ctx context.Context) error {
+	ids, err := n.store.ids()
+	if err != nil {
+		return err
+	}
+	if len(ids) > 0 {
+		return fmt.Errorf("network %s: %d sandboxes have an address: %w", n.cfg.Bridge, len(ids), errdefs.ErrFailedPrecondition)
+	}
+	if err := n.host.destroy(ctx); err != nil {
+		return fmt.Errorf("network %s: %w", n.cfg.Bridge, err)
+	}
+	return n.store.destroy()
 }
 
 // SetPolicy replaces the sandbox's policy while it runs, in one step. Flows that

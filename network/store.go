@@ -61,6 +61,19 @@ func (s store) open() error {
 	return nil
 }
 
+// destroy removes an empty state directory, and its parents if they were made for
+// it alone.
+func (s store) destroy() error {
+	for _, dir := range []string{filepath.Join(s.dir, sandboxDir), filepath.Join(s.dir, addressDir), s.dir} {
+		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("network: state: %w", err)
+		}
+	}
+	for dir := filepath.Dir(s.dir); os.Remove(dir) == nil; dir = filepath.Dir(dir) {
+	}
+	return nil
+}
+
 // lock makes and locks the sandbox's directory. Whoever is given the lock of a
 // directory that has been removed meanwhile tries again.
 func (s store) lock(ctx context.Context, id string) (*os.File, error) {

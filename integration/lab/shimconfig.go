@@ -17,6 +17,8 @@ type ShimConfig struct {
 	BootTimeout time.Duration
 	// MemoryMiB is a machine's memory.
 	MemoryMiB int
+	// Network is the mode of containers' network, NetworkConfig its file.
+	Network, NetworkConfig string
 }
 
 // The lab's defaults: a boot takes seconds even in software, but twenty at
@@ -38,8 +40,12 @@ func (l *Lab) WriteShimConfig(path string, c ShimConfig) error {
 	if c.MemoryMiB == 0 {
 		c.MemoryMiB = defaultMemoryMiB
 	}
+	if c.Network == "" {
+		c.Network = "none"
+	}
 	data, err := toml.Marshal(map[string]any{
-		"guest": map[string]any{"dir": c.GuestDir},
+		"network": map[string]any{"mode": c.Network, "config": c.NetworkConfig},
+		"guest":   map[string]any{"dir": c.GuestDir},
 		"machine": map[string]any{
 			"vcpus":        1,
 			"memory_mib":   c.MemoryMiB,

@@ -34,6 +34,7 @@ var commands = map[string]struct {
 	"signals": {"signals: print each signal that arrives; SIGTERM ends with code 42", signals},
 	"pause":   {"pause: do nothing until SIGTERM or SIGINT", pause},
 	"web":     {"web PORT [PIDFILE [ANY…]]: answer HTTP requests with 200", web},
+	"fetch":   {"fetch URL: print what an HTTP GET answers, in bounded time", fetch},
 	"link":    {"link PORT: try to reach the host from process 1's network namespace", func(a []string) error { return checkLink(a[0]) }},
 }
 

@@ -32,6 +32,7 @@ type Config struct {
 	Guest   Guest   `toml:"guest"`
 	Machine Machine `toml:"machine"`
 	Pool    Pool    `toml:"pool"`
+	Network Network `toml:"network"`
 }
 
 // Guest says what machines boot.
@@ -117,7 +118,8 @@ func Default() Config {
 			BootTimeout:   Duration{60 * time.Second},
 			AgentTimeout:  Duration{30 * time.Second},
 		},
-		Pool: Pool{Mode: PoolAuto, Socket: poolv1.DefaultSocket},
+		Pool:    Pool{Mode: PoolAuto, Socket: poolv1.DefaultSocket},
+		Network: Network{Mode: NetworkNone},
 	}
 }
 

@@ -23,6 +23,7 @@ type agent struct {
 	task   taskapi.TTRPCTaskService
 	system agentv1.SystemService
 	bundle agentv1.BundleService
+	net    agentv1.NetworkService
 	// events has a connection of its own: while the reader of a ttrpc stream
 	// does not read, every other call on the connection waits.
 	events agentv1.EventsClient
@@ -36,6 +37,7 @@ func newAgent(control, events net.Conn) *agent {
 		task:   taskapi.NewTTRPCTaskClient(c),
 		system: agentv1.NewSystemClient(c),
 		bundle: agentv1.NewBundleClient(c),
+		net:    agentv1.NewNetworkClient(c),
 		events: agentv1.NewEventsClient(e),
 		conns:  []*ttrpc.Client{c, e},
 	}

@@ -85,7 +85,7 @@ func (s *Sandbox) Create(ctx context.Context, r CreateRequest) (_ *Container, er
 	if err != nil {
 		return nil, err
 	}
-	guest, err := bundle.Translate(r.ID, s.podOf(spec), spec, rootfs)
+	guest, err := bundle.Translate(r.ID, s.podOf(spec, r.Config), spec, rootfs)
 	if err != nil {
 		return nil, err
 	}
@@ -103,6 +103,7 @@ func (s *Sandbox) Create(ctx context.Context, r CreateRequest) (_ *Container, er
 		config: place.config,
 		size:   place.config.Machine.Size(),
 		cgroup: place.cgroup,
+		netns:  guest.NetNS,
 	})
 	if err != nil {
 		return nil, err
@@ -231,6 +232,6 @@ func (c *Container) deleteTask(ctx context.Context) error {
 }
 
 // podOf is what the sandbox is to the container of spec.
-func (s *Sandbox) podOf(spec *specs.Spec) bundle.Pod {
-	return bundle.Pod{ID: bundle.SandboxID(spec)}
+func (s *Sandbox) podOf(spec *specs.Spec, cfg config.Config) bundle.Pod {
+	return bundle.Pod{ID: bundle.SandboxID(spec), Files: networkFiles(spec, cfg)}
 }

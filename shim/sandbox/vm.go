@@ -27,6 +27,8 @@ type vm struct {
 	agent *agent
 	// agentTimeout bounds one request to the agent.
 	agentTimeout time.Duration
+	// network is its containers', nil for none.
+	network *network
 	// room is what containers have of it.
 	room bundle.Room
 }
@@ -52,6 +54,9 @@ type machineRequest struct {
 	// cgroup is where the machine belongs on the host, as linux.cgroupsPath of a
 	// spec has it.
 	cgroup string
+	// netns is the host's network namespace that the containers' network is to be
+	// taken from, empty for none.
+	netns string
 }
 
 // machineID names the machine for people, and is unique on the host.
@@ -61,8 +66,9 @@ func machineID(r machineRequest) string {
 
 // boot starts a machine and waits until its agent has answered. The phases are
 // start (the monitor's process), cgroup (its place on the host), link (the
-// control port accepts) and agent (it answers); an error is a
-// *hypervisor.LaunchError that names the one it was in. On error nothing is left.
+// control port accepts), agent (it answers) and network (the containers' is set
+// up); an error is a *hypervisor.LaunchError that names the one it was in. On
+// error nothing is left.
 func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm, err error) {
 	image, err := guest.Open(r.config.Guest.Dir)
 	if err != nil {
@@ -72,6 +78,18 @@ func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm,
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("boot_timeout of %s has passed: %w", timeout, context.DeadlineExceeded))
 	defer cancel()
 	began := time.Now()
+	nw, err := openNetwork(ctx, r, h.book)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err == nil {
+			return
+		}
+		if nerr := nw.close(ctx); nerr != nil {
+			log.G(ctx).WithError(nerr).Error("network of a machine that did not come up could not be given back")
+		}
+	}()
 	group, err := cgroup.Make(ctx, h.book, r.cgroup)
 	if err != nil {
 		return nil, err
@@ -92,12 +110,13 @@ func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm,
 		Kernel:    image.Kernel,
 		Initrd:    image.Initrd,
 		Cmdline:   r.config.Machine.KernelArgs,
+		NIC:       nw.device(),
 	}, h.book)
 	if err != nil {
 		return nil, err
 	}
 	v := &vm{
-		Machine: m, home: h, agentTimeout: r.config.Machine.AgentTimeout.Duration,
+		Machine: m, home: h, network: nw, agentTimeout: r.config.Machine.AgentTimeout.Duration,
 		room: sizing.Room(r.config.Machine),
 	}
 	phase := "cgroup"
@@ -131,6 +150,10 @@ func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm,
 	phase = "agent"
 	hello, err := v.greet(ctx)
 	if err != nil {
+		return nil, err
+	}
+	phase = "network"
+	if err := v.configureNetwork(ctx); err != nil {
 		return nil, err
 	}
 	log.G(ctx).WithFields(log.Fields{
@@ -207,7 +230,8 @@ func (v *vm) destroy(ctx context.Context) error {
 	if v.agent != nil {
 		v.agent.close()
 	}
-	return v.Destroy(ctx)
+	// A tap is held by its machine.
+	return errors.Join(v.Destroy(ctx), v.network.close(ctx))
 }
 
 // powerOff asks the guest for an orderly end and waits for it, for a moment.
