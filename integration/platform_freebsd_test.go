@@ -1,6 +1,8 @@
 package integration
 
 import (
+	"testing"
+
 	"github.com/containerd/containerd/v2/pkg/oci"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/integration/lab"
@@ -34,3 +36,6 @@ func (r *rig) hostBoot() pattern.Boot { return pattern.Boot{BootID: "FreeBSD"} }
 
 // listenAtHostEnd listens on the host, whose own network the link is in.
 func (r *rig) listenAtHostEnd(string) sockets { return listen() }
+
+// clients are the programs that there are for FreeBSD.
+func clients(*testing.T) []lab.Client { return []lab.Client{lab.NewCtrClient(theLab)} }

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"testing"
 
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"golang.org/x/sys/unix"
@@ -104,4 +105,18 @@ func (r *rig) linkNamespace(pid int) *os.File {
 	}
 	r.Fatalf("process %d has no other network namespace open: the link is no tap", pid)
 	return nil
+}
+
+// clients are the programs that people run containers by.
+func clients(t *testing.T) []lab.Client {
+	t.Helper()
+	nerdctl, err := lab.NewNerdctlClient(theLab)
+	if err != nil {
+		t.Fatal(err)
+	}
+	crictl, err := lab.NewCrictlClient(theLab.Context(t.Context()), theLab)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []lab.Client{lab.NewCtrClient(theLab), nerdctl, crictl}
 }

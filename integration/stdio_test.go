@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"strings"
 	"syscall"
 	"time"
@@ -88,11 +89,16 @@ func testTTY(r *rig) {
 	r.onTerminal([]string{"task", "exec", "-t", "--exec-id", "terminal", id, "/bin/probe", "winsize"})
 }
 
-// onTerminal runs ctr with the winsize probe on a terminal of its own, resizes
-// that, and ends the probe with a line.
 func (r *rig) onTerminal(args []string) {
 	r.Helper()
-	cmd := r.Command(r.ctx, args...)
+	r.onTerminalOf(func() *exec.Cmd { return r.Command(r.ctx, args...) })
+}
+
+// onTerminalOf runs a client with the winsize probe on a terminal of its own,
+// resizes that, and ends the probe with a line.
+func (r *rig) onTerminalOf(command func() *exec.Cmd) {
+	r.Helper()
+	cmd := command()
 	terminal, err := pty.StartWithSize(cmd, &pty.Winsize{Cols: 91, Rows: 31})
 	if err != nil {
 		r.Fatal(err)
@@ -120,19 +126,29 @@ func (r *rig) onTerminal(args []string) {
 	select {
 	case err := <-ended:
 		if err != nil {
-			r.Errorf("%v: %v", args, err)
+			r.Errorf("%v: %v", cmd.Args, err)
 		}
 	case <-time.After(commandTimeout):
 		cmd.Process.Kill()
-		r.Errorf("%v does not end", args)
+		r.Errorf("%v does not end", cmd.Args)
 	}
 	terminal.Close()
 	<-read
 }
 
-// wantPattern fails the test unless write wrote bulk bytes of the pattern.
+// wantPattern is wantPatternOf bulk bytes.
 func (r *rig) wantPattern(write func(io.Writer)) {
 	r.Helper()
+	r.wantPatternOf(bulk, write)
+}
+
+// wantPatternOf fails the test unless write wrote size bytes of the pattern.
+func (r *rig) wantPatternOf(size int64, write func(io.Writer)) {
+	r.Helper()
+	want, err := pattern.Sum(pattern.Reader(size))
+	if err != nil {
+		r.Fatal(err)
+	}
 	pr, pw, err := os.Pipe()
 	if err != nil {
 		r.Fatal(err)
@@ -149,8 +165,8 @@ func (r *rig) wantPattern(write func(io.Writer)) {
 	}()
 	write(pw)
 	pw.Close()
-	if g := <-got; g.err != nil || g.sum != bulkSum(r) {
-		r.Errorf("received %s, %v; want %s", g.sum, g.err, bulkSum(r))
+	if g := <-got; g.err != nil || g.sum != want {
+		r.Errorf("received %s, %v; want %s", g.sum, g.err, want)
 	}
 }
 
