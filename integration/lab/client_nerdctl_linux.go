@@ -3,12 +3,14 @@ package lab
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -78,9 +80,27 @@ func (c *NerdctlClient) run(ctx context.Context, ct Container, flags ...string) 
 	return c.Command(ctx, append(append(args, Image), ct.Command...)...)
 }
 
-// Run implements Client.
-func (c *NerdctlClient) Run(ctx context.Context, ct Container) (Result, error) {
-	return c.lab.Complete(c.run(ctx, ct, "--rm"))
+// Run implements Client: detached, by way of the log. In the foreground, nerdctl
+// 2.1 loses or withholds the end of long output, whatever the runtime is.
+func (c *NerdctlClient) Run(ctx context.Context, ct Container) (result Result, err error) {
+	// It is removed even if the time is up.
+	defer func() { err = errors.Join(err, c.Remove(context.WithoutCancel(ctx), ct.ID)) }()
+	if err := c.Start(ctx, ct); err != nil {
+		return Result{}, err
+	}
+	ended, err := c.do(ctx, "wait", ct.ID)
+	if err != nil {
+		return ended, err
+	}
+	code, err := strconv.Atoi(strings.TrimSpace(ended.Stdout))
+	if err != nil {
+		return ended, fmt.Errorf("exit code of %s: %w", ct.ID, err)
+	}
+	if result, err = c.do(ctx, "logs", ct.ID); err != nil {
+		return result, err
+	}
+	result.Code = code
+	return result, nil
 }
 
 // Start implements Client.
