@@ -19,6 +19,9 @@ type ShimConfig struct {
 	MemoryMiB int
 	// Network is the mode of containers' network, NetworkConfig its file.
 	Network, NetworkConfig string
+	// PoolMode and PoolSocket are those of the section pool; without a mode
+	// machines are booted.
+	PoolMode, PoolSocket string
 }
 
 // The lab's defaults: a boot takes seconds even in software, but twenty at
@@ -43,6 +46,9 @@ func (l *Lab) WriteShimConfig(path string, c ShimConfig) error {
 	if c.Network == "" {
 		c.Network = "none"
 	}
+	if c.PoolMode == "" {
+		c.PoolMode = "never"
+	}
 	data, err := toml.Marshal(map[string]any{
 		"network": map[string]any{"mode": c.Network, "config": c.NetworkConfig},
 		"guest":   map[string]any{"dir": c.GuestDir},
@@ -51,6 +57,7 @@ func (l *Lab) WriteShimConfig(path string, c ShimConfig) error {
 			"memory_mib":   c.MemoryMiB,
 			"boot_timeout": c.BootTimeout.String(),
 		},
+		"pool": map[string]any{"mode": c.PoolMode, "socket": c.PoolSocket},
 	})
 	if err != nil {
 		return err

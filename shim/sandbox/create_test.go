@@ -152,7 +152,7 @@ func TestABootWhoseCallerGivesUp(t *testing.T) {
 	first := make(chan error, 1)
 	r1, r2 := b.request("c1"), b.request("c2")
 	go func() { _, err := b.Create(ctx, r1); first <- err }()
-	b.eventually("the first is booting", func() bool { b.mu.Lock(); defer b.mu.Unlock(); return b.state == stateCreating })
+	b.eventually("the first is booting", func() bool { return launches.Load() == 1 })
 	second := make(chan error, 1)
 	go func() { _, err := b.Create(b.within(), r2); second <- err }()
 	b.eventually("the second waits", func() bool { b.mu.Lock(); defer b.mu.Unlock(); return len(b.containers) == 2 })
