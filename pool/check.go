@@ -31,6 +31,10 @@ func (p *Pool) findings() ([]finding, error) {
 	for _, id := range ids {
 		if e := p.entries[id]; e == nil {
 			dir := filepath.Join(entriesRoot, id)
+			// It may have gone since the directory was read.
+			if _, err := os.Lstat(dir); err != nil {
+				continue
+			}
 			found = append(found, finding{
 				line:   "entry " + id + ": on disk, and not one of the pool's",
 				remove: func(ctx context.Context) error { return p.recoverEntry(ctx, filepath.Base(dir)) },

@@ -82,23 +82,34 @@ func (e *entry) save(r record) error {
 }
 
 // newEntry makes an entry on disk, with no machine yet.
-func (p *Pool) newEntry(t Template, tier poolv1.Tier) (*entry, error) {
+func (p *Pool) newEntry(t Template, cp *checkpoint) (*entry, error) {
 	id := p.newID(t.Name)
 	e := &entry{
-		record:  record{ID: id, Template: t.Name, Shape: t.Shape().Key(), State: stateMaking, Tier: tier, Book: 1},
+		record:  record{ID: id, Template: t.Name, Shape: t.Shape().Key(), State: stateMaking, Tier: tierOf(cp), Book: 1},
 		dir:     filepath.Join(p.opts.State, entriesDir, id),
 		settled: make(chan struct{}),
 	}
-	if err := os.MkdirAll(e.machineDir(), 0o700); err != nil {
-		return nil, fmt.Errorf("entry %s: %w", id, err)
+	if cp != nil {
+		e.Checkpoint = cp.ID
 	}
-	p.step("make: directory")
-	err := e.save(e.record)
+	// Known before it is on disk: what is there and not known is a leak.
+	p.mu.Lock()
+	p.entries[id] = e
+	p.mu.Unlock()
+	err := os.MkdirAll(e.machineDir(), 0o700)
+	if err == nil {
+		p.step("make: directory")
+		err = e.save(e.record)
+	}
 	if err == nil {
 		e.book, err = receipt.Open(e.bookPath(e.Book))
 	}
 	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(e.dir))
+		err = errors.Join(err, os.RemoveAll(e.dir))
+		p.mu.Lock()
+		delete(p.entries, id)
+		p.mu.Unlock()
+		return nil, fmt.Errorf("entry %s: %w", id, err)
 	}
 	p.step("make: record")
 	return e, nil

@@ -31,16 +31,10 @@ func (p *Pool) create(ctx context.Context, t Template, cp *checkpoint, saveTo st
 	if err != nil {
 		return nil, err
 	}
-	e, err := p.newEntry(t, tierOf(cp))
+	e, err := p.newEntry(t, cp)
 	if err != nil {
 		return nil, err
 	}
-	p.mu.Lock()
-	p.entries[e.ID] = e
-	if cp != nil {
-		e.Checkpoint = cp.ID
-	}
-	p.mu.Unlock()
 	defer func() {
 		if err != nil {
 			p.mu.Lock()

@@ -149,8 +149,8 @@ func (p *Pool) recoverEntry(ctx context.Context, id string) error {
 		// Before the record nothing is taken, and after its removal nothing is left.
 		return os.RemoveAll(e.dir)
 	}
-	if e.ID != id {
-		return fmt.Errorf("it is the record of %q", e.ID)
+	if e.ID != id || e.Machine == nil && e.State != stateMaking {
+		return fmt.Errorf("it is the record of %q, which is %s", e.ID, e.State)
 	}
 	var err error
 	if e.book, err = receipt.Open(e.bookPath(e.Book)); err != nil {
@@ -184,8 +184,13 @@ func (p *Pool) recoverOffered(ctx context.Context, e *entry) error {
 	if err != nil {
 		return err
 	}
+	// Destroyed, if it is gone, by a claimant whose confirmation failed.
+	there, err := e.Machine.Process.Alive()
+	if err != nil {
+		return err
+	}
 	left := p.opts.ClaimTimeout - time.Since(e.Offered)
-	if !alive || left <= 0 {
+	if !alive || !there || left <= 0 {
 		p.doom(ctx, e)
 		return nil
 	}

@@ -265,6 +265,8 @@ func daemonMain(dir string) error {
 	o := options(dir)
 	o.Backend = fakevm.Backend{}
 	o.Step = stepper()
+	// What is offered when the daemon is killed is held for so long.
+	o.ClaimTimeout = 5 * time.Second
 	p, err := Open(ctx, o)
 	if err != nil {
 		return err
