@@ -83,8 +83,8 @@ func TestHostMemoryDecides(t *testing.T) {
 	var available atomic.Uint64
 	available.Store(3 * 128 * mib)
 	r.memory = func() (Memory, error) { return Memory{Total: 1 << 30, Available: available.Load()}, nil }
+	r.reserve = 128 * mib
 	p := r.open(t.Context())
-	p.admission.reserve = 128 * mib
 	c := r.dial()
 	tmpl := r.add(c, r.template(watermarks(0, 4)))
 	r.warm(c, tmpl.Name, 2)

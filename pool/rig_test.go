@@ -47,6 +47,7 @@ type rig struct {
 	backend fakevm.Backend
 	memory  func() (Memory, error)
 	claimIn time.Duration
+	reserve uint64
 }
 
 func newRig(t *testing.T) *rig {
@@ -111,7 +112,7 @@ func (r *rig) machines() (ids []proc.ID) {
 func (r *rig) open(ctx context.Context) *Pool {
 	r.Helper()
 	o := options(r.dir)
-	o.Backend, o.Memory = r.backend, r.memory
+	o.Backend, o.Memory, o.Reserve = r.backend, r.memory, r.reserve
 	if r.claimIn > 0 {
 		o.ClaimTimeout = r.claimIn
 	}
