@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	eventstypes "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/api/runtime/task/v3"
@@ -188,5 +189,18 @@ func TestTypedErrors(t *testing.T) {
 	})
 	if !errdefs.IsNotFound(errgrpc.ToNative(err)) {
 		t.Errorf("NotFound became %v", err)
+	}
+}
+
+// What a runtime says when it is killed at the deadline says nothing of that.
+func TestAnErrorAtTheDeadlineSaysSo(t *testing.T) {
+	info := &ttrpc.UnaryServerInfo{FullMethod: "/task/Create"}
+	ctx, cancel := context.WithDeadline(t.Context(), time.Unix(1, 0))
+	defer cancel()
+	_, err := typedErrors(ctx, nil, info, func(context.Context, func(any) error) (any, error) {
+		return nil, errgrpc.ToGRPC(errors.New("crun did not terminate successfully: signal: killed"))
+	})
+	if !errdefs.IsDeadlineExceeded(errgrpc.ToNative(err)) || !strings.Contains(err.Error(), "signal: killed") || !strings.Contains(err.Error(), "deadline") {
+		t.Errorf("got %v", err)
 	}
 }

@@ -180,6 +180,25 @@ func (r *rig) startWith(opts []containerd.NewContainerOpts, spec ...oci.SpecOpts
 // tryStartWith is startWith for what may be refused.
 func (r *rig) tryStartWith(opts []containerd.NewContainerOpts, spec ...oci.SpecOpts) (string, error) {
 	r.Helper()
+	task, err := r.newTask(opts, spec...)
+	if err != nil {
+		return "", err
+	}
+	return task.ID(), task.Start(r.ctx)
+}
+
+// create makes a container's task, and does not start it.
+func (r *rig) create() string {
+	r.Helper()
+	task, err := r.newTask(nil)
+	if err != nil {
+		r.Fatal(err)
+	}
+	return task.ID()
+}
+
+func (r *rig) newTask(opts []containerd.NewContainerOpts, spec ...oci.SpecOpts) (containerd.Task, error) {
+	r.Helper()
 	img, err := r.Client.GetImage(r.ctx, lab.Image)
 	if err != nil {
 		r.Fatal(err)
@@ -196,11 +215,7 @@ func (r *rig) tryStartWith(opts []containerd.NewContainerOpts, spec ...oci.SpecO
 	if err != nil {
 		r.Fatal(err)
 	}
-	task, err := c.NewTask(r.ctx, cio.NullIO)
-	if err != nil {
-		return id, err
-	}
-	return id, task.Start(r.ctx)
+	return c.NewTask(r.ctx, cio.NullIO)
 }
 
 // removeContainer removes a container and its task, as far as they are there.

@@ -21,6 +21,7 @@ var cases = []struct {
 	{"inspection", testInspection},
 	{"delete", testDelete},
 	{"events", testEvents},
+	{"states", testStates},
 	{"pause", testPause},
 	{"limits", testLimits},
 	{"file system", testFileSystem},

@@ -49,6 +49,7 @@ func testLargeStdin(r *rig) {
 // testShortExecs is about output that is still on its way when its process has
 // already ended.
 func testShortExecs(r *rig) {
+	events := r.subscribe()
 	id := r.start(nil)
 	for i := range 20 {
 		want := fmt.Sprintf("line %d of a process that is gone", i)
@@ -60,6 +61,50 @@ func testShortExecs(r *rig) {
 		if result.Code != 0 || len(result.Stdout) != 200_000 {
 			r.Errorf("%d bytes of 200000, exit code %d, %s", len(result.Stdout), result.Code, result.Stderr)
 		}
+	}
+	const crowd = 12
+	var ended []<-chan lab.Result
+	for i := range crowd {
+		ended = append(ended, r.background(newLineWaiter(), "task", "exec", "--exec-id", fmt.Sprint("crowd", i), id, "/bin/true"))
+	}
+	for _, e := range ended {
+		if result := <-e; result.Code != 0 {
+			r.Error(result)
+		}
+	}
+	r.must("task", "kill", id)
+	r.wantExecEvents(events, id, 20+3+crowd)
+}
+
+// wantExecEvents checks that each of n execs was added, started and ended, in
+// this order, and that all of that was before the exit of init.
+func (r *rig) wantExecEvents(events *subscription, id string, n int) {
+	r.Helper()
+	stages := []string{"/tasks/exec-added", "/tasks/exec-started", "/tasks/exit"}
+	reached := map[string]int{}
+	for {
+		e, err := events.next(r.ctx, id, commandTimeout)
+		if err != nil {
+			r.Fatalf("no exit of init: %v; seen are %v", err, reached)
+		}
+		if e.process == id && e.topic == "/tasks/exit" {
+			break
+		}
+		if e.process == id {
+			continue
+		}
+		if s := reached[e.process]; s == len(stages) || e.topic != stages[s] {
+			r.Errorf("event %q, after %d of an exec", e, s)
+		}
+		reached[e.process]++
+	}
+	for process, s := range reached {
+		if s != len(stages) {
+			r.Errorf("%d of %d events of exec %s", s, len(stages), process)
+		}
+	}
+	if len(reached) != n {
+		r.Errorf("events of %d execs, want %d", len(reached), n)
 	}
 }
 

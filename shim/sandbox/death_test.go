@@ -59,16 +59,21 @@ func TestTheMachineDiesUnderRunningProcesses(t *testing.T) {
 	if s, e, err := c.Status(""); s != task.Status_STOPPED || e.Status != exitStatusKilled || err != nil {
 		t.Errorf("status %v, exit %+v, %v", s, e, err)
 	}
+	if err := c.Kill(b.within(), "", 15, false); !errdefs.IsNotFound(err) {
+		t.Errorf("kill in a dead machine: %v, want NotFound", err)
+	}
 	for what, err := range map[string]error{
-		"kill":              c.Kill(b.within(), "", 15, false),
+		"pause":             c.Pause(b.within()),
+		"resume":            c.Resume(b.within()),
+		"stats":             func() error { _, err := c.Stats(b.within()); return err }(),
 		"start":             c.Start(b.within(), "created"),
 		"exec":              c.Exec(b.within(), "x3", stdio.Config{}, processSpec()),
 		"exec with streams": c.Exec(b.within(), "x4", stdio.Config{Stdout: out}, processSpec()),
 		"resize":            c.Resize(b.within(), "", 80, 25),
 		"pids":              func() error { _, err := c.Pids(b.within()); return err }(),
 	} {
-		if c := code(err); c == codes.OK || c == codes.Unknown {
-			t.Errorf("%s in a dead machine: %v", what, err)
+		if c := code(err); c != codes.Unavailable {
+			t.Errorf("%s in a dead machine: %v, want Unavailable", what, err)
 		}
 	}
 	if _, err := b.Create(b.within(), b.request("c2")); !errdefs.IsFailedPrecondition(err) {
