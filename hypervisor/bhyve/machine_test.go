@@ -69,6 +69,8 @@ func (v *fakeVMM) powerOff(name string) error {
 	return os.WriteFile(filepath.Join(v.dir, "off"), nil, 0o600)
 }
 
+func (v *fakeVMM) usage(string) (vmUsage, error) { return vmUsage{Exits: 4711, Resident: 1 << 20}, nil }
+
 // fakeLink is a link whose guest answers nothing.
 type fakeLink struct{ closed, disowned int }
 
@@ -162,6 +164,17 @@ func TestLaunchAndDestroy(t *testing.T) {
 		if !slices.Contains(strings.Split(string(conf), "\n"), line) {
 			t.Errorf("no %s in\n%s", line, conf)
 		}
+	}
+	u, err := m.(hypervisor.Measurer).Usage(t.Context())
+	if err != nil || u.VMExits != 4711 || u.GuestPrivateDirty != 1<<20 || u.RSS == 0 {
+		t.Errorf("usage %+v, %v", u, err)
+	}
+	// One that is parked is not asked what could wait for ever.
+	if err := m.(hypervisor.Parker).Park(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if u, err := m.(hypervisor.Measurer).Usage(t.Context()); err != nil || u.VMExits != 0 || u.RSS == 0 {
+		t.Errorf("usage of a parked machine: %+v, %v", u, err)
 	}
 	// The process and the virtual machine; the tap's is the link's to write.
 	if r.book.Len() != 2 {

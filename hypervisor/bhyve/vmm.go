@@ -23,7 +23,13 @@ type vmm interface {
 	// active says whether bhyve(8) has activated a vCPU.
 	active(name string) (bool, error)
 	powerOff(name string) error
+	// usage is what a virtual machine's vCPUs have counted. It is the one that
+	// waits for the vCPUs, which a stopped bhyve(8) may hold up.
+	usage(name string) (vmUsage, error)
 }
+
+// vmUsage is from vmm(4)'s statistics (sys/amd64/vmm/vmm.c).
+type vmUsage struct{ Exits, Resident uint64 }
 
 // thisHost is vmm(4) through libvmmapi.
 type thisHost struct{ *vmmapi.Host }
@@ -45,6 +51,32 @@ func (h thisHost) powerOff(name string) error {
 	}
 	defer vm.Close()
 	return vm.Suspend(vmmapi.SuspendPowerOff)
+}
+
+func (h thisHost) usage(name string) (u vmUsage, err error) {
+	vm, err := h.Open(name)
+	if err != nil {
+		return u, err
+	}
+	defer vm.Close()
+	active, err := vm.ActiveVCPUs()
+	if err != nil {
+		return u, err
+	}
+	for _, id := range active {
+		vcpu, err := vm.VCPU(id)
+		if err != nil {
+			return u, err
+		}
+		stats, err := vcpu.Stats()
+		if err != nil {
+			return u, err
+		}
+		u.Exits += stats.Values["total number of vm exits"]
+		// The whole virtual machine's, told by vCPU 0.
+		u.Resident += stats.Values["Resident memory"]
+	}
+	return u, nil
 }
 
 // vmKind is vmReceipt's kind in a receipt book.

@@ -79,6 +79,17 @@ func TestCheckpointAndClones(t *testing.T) {
 	if a, b := greet(t, first.system), greet(t, second.system); a.BootId == "" || b.Uptime.AsDuration() > patience {
 		t.Errorf("boot id %s, uptime %v", a.BootId, b.Uptime.AsDuration())
 	}
+	// They share what they have not written.
+	u, err := first.Machine.(hypervisor.Measurer).Usage(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const mib = 1 << 20
+	t.Logf("a clone's RSS %d MiB, PSS %d, private dirty %d, of these the guest's %d",
+		u.RSS/mib, u.PSS/mib, u.PrivateDirty/mib, u.GuestPrivateDirty/mib)
+	if u.GuestPrivateDirty == 0 || u.GuestPrivateDirty > 16*mib || u.GuestPrivateDirty > u.PrivateDirty || u.PSS >= u.RSS || u.CPUNanoseconds == 0 {
+		t.Errorf("usage %+v", u)
+	}
 	if err := first.Machine.(*machine).Checkpoint(testContext(t)); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("saved without a directory for it: %v", err)
 	}

@@ -100,9 +100,5 @@ func (id ID) threads() (map[int]bool, error) {
 		return nil, err
 	}
 	// Only now: it was this process's list if the pid is still its.
-	alive, err := id.Alive()
-	if err == nil && !alive {
-		err = errNotRunning
-	}
-	return threads, err
+	return threads, id.mustBeAlive()
 }
