@@ -122,22 +122,23 @@ func (id ID) wait(ctx context.Context) (status syscall.WaitStatus, known bool, e
 	}
 }
 
-// forEach calls f with every process that runs and its arguments, each of which
-// ends in a NUL.
-func forEach(f func(id ID, cmdline []byte)) error {
+// forEach calls f with every process that runs.
+func forEach(f func(ID)) error {
 	// kern.proc.proc lists processes rather than threads.
 	data, err := unix.SysctlRaw("kern.proc.proc")
 	if err != nil {
 		return os.NewSyscallError("sysctl kern.proc.proc", err)
 	}
 	for ; len(data) >= kinfoProcSize; data = data[kinfoProcSize:] {
-		pid, start, err := parseKinfo(data)
-		if err != nil {
-			continue
-		}
-		if cmdline, err := unix.SysctlRaw("kern.proc.args", pid); err == nil {
-			f(ID{Pid: pid, Start: start}, cmdline)
+		if pid, start, err := parseKinfo(data); err == nil {
+			f(ID{Pid: pid, Start: start})
 		}
 	}
 	return nil
 }
+
+// arguments and environment are those that the program was started with, each
+// of which ends in a NUL.
+func arguments(pid int) ([]byte, error) { return unix.SysctlRaw("kern.proc.args", pid) }
+
+func environment(pid int) ([]byte, error) { return unix.SysctlRaw("kern.proc.env", pid) }

@@ -126,9 +126,8 @@ func (id ID) wait(ctx context.Context) (status syscall.WaitStatus, known bool, e
 	return 0, false, errors.Join(err, pollErr)
 }
 
-// forEach calls f with every process that runs and its arguments, each of which
-// ends in a NUL.
-func forEach(f func(id ID, cmdline []byte)) error {
+// forEach calls f with every process that runs.
+func forEach(f func(ID)) error {
 	dir, err := os.Open("/proc")
 	if err != nil {
 		return err
@@ -143,15 +142,15 @@ func forEach(f func(id ID, cmdline []byte)) error {
 		if err != nil {
 			continue
 		}
-		// The identity first: if the pid is reused in between, the identity is
-		// stale and nothing is done to the newcomer.
-		id, err := Identify(pid)
-		if err != nil {
-			continue
-		}
-		if cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil {
-			f(id, cmdline)
+		if id, err := Identify(pid); err == nil {
+			f(id)
 		}
 	}
 	return nil
 }
+
+// arguments and environment are those that the program was started with, each
+// of which ends in a NUL.
+func arguments(pid int) ([]byte, error) { return os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)) }
+
+func environment(pid int) ([]byte, error) { return os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)) }

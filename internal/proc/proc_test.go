@@ -195,6 +195,27 @@ func TestReceiptFindsProcessByArgument(t *testing.T) {
 	}
 }
 
+func TestReceiptFindsProcessByEnvironment(t *testing.T) {
+	const mark = "MARK=5b0d6c43-7d0a-4a58-8f6e-0b6b8e1f7a52"
+	t.Setenv("MARK", mark[len("MARK="):])
+	_, marked := start(t, "sh", "-c", "read _; :")
+	t.Setenv("MARK", mark[len("MARK="):]+"x")
+	// An argument is no environment.
+	_, similar := start(t, "sh", "-c", "read _; :", mark)
+
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := (&Receipt{Env: mark}).Undo(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if alive(t, marked) {
+		t.Error("the marked process still runs")
+	}
+	if !alive(t, similar) {
+		t.Error("a process with a similar environment was killed")
+	}
+}
+
 func TestReceiptPrefersIdentity(t *testing.T) {
 	_, id := start(t, "sleep", "1000")
 	gone := ID{Pid: id.Pid, Start: id.Start - 1}

@@ -18,57 +18,71 @@ func init() {
 }
 
 // Receipt is a process that a sandbox has on the host. It is written with Arg
-// alone before the process is started and amended with ID once that is known;
-// Undo kills whichever process it names.
+// or Env alone before the process is started and amended with ID once that is
+// known; Undo kills whichever process it names.
 type Receipt struct {
 	ID ID `json:"id"`
 	// Arg is one whole argument on the process's command line that no other
 	// process ever has, such as a random UUID.
-	Arg string `json:"arg"`
+	Arg string `json:"arg,omitempty"`
+	// Env is the same in its environment, for a program whose arguments are not
+	// ours to choose. What the process has started itself has it as well.
+	Env string `json:"env,omitempty"`
 }
 
-// minArgLength keeps an argument that cannot be unique from killing bystanders.
-const minArgLength = 16
+// minMarkLength keeps a mark that cannot be unique from killing bystanders.
+const minMarkLength = 16
 
 // Kind implements receipt.Resource.
 func (r *Receipt) Kind() string { return Kind }
 
 // Undo implements receipt.Resource. It returns once the process has exited.
 func (r *Receipt) Undo(ctx context.Context) error {
-	if r.ID != (ID{}) {
-		return r.ID.Kill(ctx)
-	}
-	if len(r.Arg) < minArgLength {
-		return fmt.Errorf("process receipt with argument %q: too short to be unique: %w", r.Arg, errdefs.ErrInvalidArgument)
-	}
-	found, err := findByArg(r.Arg)
-	if err != nil {
-		return fmt.Errorf("find process by argument %q: %w", r.Arg, err)
-	}
-	var errs []error
+	found, err := r.Find()
+	errs := []error{err}
 	for _, id := range found {
 		errs = append(errs, id.Kill(ctx))
 	}
 	return errors.Join(errs...)
 }
 
-// findByArg returns the running processes one of whose arguments is arg.
-func findByArg(arg string) (found []ID, err error) {
-	err = forEach(func(id ID, cmdline []byte) {
-		if hasArg(cmdline, arg) {
+// Find returns the processes that the receipt names. They may have exited.
+func (r *Receipt) Find() ([]ID, error) {
+	if r.ID != (ID{}) {
+		return []ID{r.ID}, nil
+	}
+	mark, where := r.Arg, arguments
+	if r.Env != "" {
+		mark, where = r.Env, environment
+	}
+	if len(mark) < minMarkLength {
+		return nil, fmt.Errorf("process receipt with mark %q: too short to be unique: %w", mark, errdefs.ErrInvalidArgument)
+	}
+	var found []ID
+	err := forEach(func(id ID) {
+		// The identity came first: if the pid has been reused since, it is stale
+		// and nothing is done to the newcomer.
+		if strings, err := where(id.Pid); err == nil && hasString(strings, mark) {
 			found = append(found, id)
 		}
 	})
-	return found, err
+	if err != nil {
+		return nil, fmt.Errorf("find process by %q: %w", mark, err)
+	}
+	return found, nil
 }
 
 // Arguments says which of args is one whole argument of some process that
 // runs.
 func Arguments(args ...string) (map[string]bool, error) {
 	present := map[string]bool{}
-	err := forEach(func(_ ID, cmdline []byte) {
+	err := forEach(func(id ID) {
+		cmdline, err := arguments(id.Pid)
+		if err != nil {
+			return
+		}
 		for _, arg := range args {
-			if hasArg(cmdline, arg) {
+			if hasString(cmdline, arg) {
 				present[arg] = true
 			}
 		}
@@ -76,10 +90,10 @@ func Arguments(args ...string) (map[string]bool, error) {
 	return present, err
 }
 
-// hasArg says whether arg is one of the NUL-terminated arguments in cmdline.
-func hasArg(cmdline []byte, arg string) bool {
-	for a := range bytes.SplitSeq(cmdline, []byte{0}) {
-		if string(a) == arg {
+// hasString says whether s is one of the NUL-terminated strings in data.
+func hasString(data []byte, s string) bool {
+	for a := range bytes.SplitSeq(data, []byte{0}) {
+		if string(a) == s {
 			return true
 		}
 	}

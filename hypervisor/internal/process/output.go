@@ -11,6 +11,8 @@ import (
 
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/tail"
 )
 
 // Names of the FIFOs in a machine's directory.
@@ -27,7 +29,7 @@ const (
 // See docs/decisions/0040-adoption.md.
 type output struct {
 	path string
-	tail *Tail
+	tail *tail.Buffer
 
 	// reader is nil until open, done is closed when there is nothing more to
 	// read.
@@ -37,7 +39,7 @@ type output struct {
 }
 
 func newOutput(dir, name string, max int) *output {
-	return &output{path: filepath.Join(dir, name), tail: &Tail{Max: max}, done: make(chan struct{})}
+	return &output{path: filepath.Join(dir, name), tail: &tail.Buffer{Max: max}, done: make(chan struct{})}
 }
 
 // create makes the FIFO and returns its end for the process to inherit.

@@ -215,7 +215,7 @@ func (p *Process) Console() []byte { return p.console.tail.Bytes() }
 func (p *Process) Stderr() []byte { return p.stderr.tail.Bytes() }
 
 // Said is the last line of Stderr.
-func (p *Process) Said() string { return lastLine(p.Stderr()) }
+func (p *Process) Said() string { return p.stderr.tail.LastLine() }
 
 // Kill ends the process by force and waits for that until ctx ends. It is
 // legal at every point, also while the process is stopped.

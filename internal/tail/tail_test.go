@@ -1,4 +1,4 @@
-package process
+package tail
 
 import "testing"
 
@@ -7,7 +7,7 @@ func TestTailKeepsTheEnd(t *testing.T) {
 	const text = "abcdefghijklmnopqrstuvwxyz"
 	for _, max := range []int{1, 3, 7, 25, 26, 27} {
 		for step := 1; step <= len(text); step++ {
-			k := &Tail{Max: max}
+			k := &Buffer{Max: max}
 			for i := 0; i < len(text); i += step {
 				part := text[i:min(i+step, len(text))]
 				if n, err := k.Write([]byte(part)); n != len(part) || err != nil {
@@ -19,7 +19,7 @@ func TestTailKeepsTheEnd(t *testing.T) {
 			}
 		}
 	}
-	if got := (&Tail{Max: 3}).Bytes(); len(got) != 0 {
+	if got := (&Buffer{Max: 3}).Bytes(); len(got) != 0 {
 		t.Errorf("empty: %q", got)
 	}
 }

@@ -1,14 +1,16 @@
-package process
+// Package tail keeps the end of what a process or a guest has to say, for the
+// error that will quote it.
+package tail
 
 import (
 	"bytes"
 	"sync"
 )
 
-// Tail keeps the last bytes written to it, at most Max. It never fails and
+// Buffer keeps the last bytes written to it, at most Max. It never fails and
 // never blocks: what is written comes from a guest or a process that may not
 // be able to fill the host's memory, and should not wait for a reader.
-type Tail struct {
+type Buffer struct {
 	Max int
 
 	mu   sync.Mutex
@@ -17,7 +19,7 @@ type Tail struct {
 }
 
 // Write implements io.Writer.
-func (t *Tail) Write(p []byte) (int, error) {
+func (t *Buffer) Write(p []byte) (int, error) {
 	n := len(p)
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -35,14 +37,14 @@ func (t *Tail) Write(p []byte) (int, error) {
 }
 
 // Bytes returns a copy of what is kept, oldest first.
-func (t *Tail) Bytes() []byte {
+func (t *Buffer) Bytes() []byte {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return append(append(make([]byte, 0, len(t.buf)), t.buf[t.next:]...), t.buf[:t.next]...)
 }
 
-// lastLine returns the last line that is not empty.
-func lastLine(text []byte) string {
-	text = bytes.TrimSpace(text)
+// LastLine returns the last line that is not empty.
+func (t *Buffer) LastLine() string {
+	text := bytes.TrimSpace(t.Bytes())
 	return string(text[bytes.LastIndexByte(text, '\n')+1:])
 }
