@@ -31,6 +31,8 @@ type Guest struct {
 	// NetNS is the host's network namespace that the spec wants the container in,
 	// empty for none.
 	NetNS string
+	// Hooks are those that the host runs: they are no longer in Spec.
+	Hooks specs.Hooks
 	// Ignored names what the host's spec asked for that has no meaning in a
 	// guest.
 	Ignored []string
@@ -95,6 +97,7 @@ type translation struct {
 var transformers = []func(*translation) error{
 	checkForm,
 	checkAnnotations,
+	translateHooks,
 	translateFreeBSD,
 	translateRoot,
 	translateMounts,
@@ -134,10 +137,6 @@ func checkForm(t *translation) error {
 		return fmt.Errorf("no process.args: %w", errdefs.ErrInvalidArgument)
 	case t.spec.Linux == nil:
 		return fmt.Errorf("no linux section, so this spec is for another platform (ctr: --platform linux/amd64): %w", errdefs.ErrInvalidArgument)
-	}
-	//lint:ignore SA1019 Prestart is deprecated and still written.
-	if h := t.spec.Hooks; h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer)+len(h.StartContainer)+len(h.Poststart)+len(h.Poststop) > 0 {
-		return fmt.Errorf("hooks: %w", errdefs.ErrNotImplemented)
 	}
 	return nil
 }

@@ -114,16 +114,6 @@ func TestForm(t *testing.T) {
 		"no process": {func(s *specs.Spec) { s.Process = nil }, errdefs.IsInvalidArgument, "process.args"},
 		"no args":    {func(s *specs.Spec) { s.Process.Args = nil }, errdefs.IsInvalidArgument, "process.args"},
 		"no linux":   {func(s *specs.Spec) { s.Linux = nil }, errdefs.IsInvalidArgument, "linux"},
-		"hooks: prestart": {func(s *specs.Spec) {
-			//lint:ignore SA1019 Still written by others.
-			s.Hooks = &specs.Hooks{Prestart: []specs.Hook{{Path: "/bin/hook"}}}
-		}, errdefs.IsNotImplemented, "hooks"},
-		"hooks: createRuntime":   {func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/h"}}} }, errdefs.IsNotImplemented, "hooks"},
-		"hooks: createContainer": {func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/h"}}} }, errdefs.IsNotImplemented, "hooks"},
-		"hooks: startContainer":  {func(s *specs.Spec) { s.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/h"}}} }, errdefs.IsNotImplemented, "hooks"},
-		"hooks: poststart":       {func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststart: []specs.Hook{{Path: "/h"}}} }, errdefs.IsNotImplemented, "hooks"},
-		"hooks: poststop":        {func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/h"}}} }, errdefs.IsNotImplemented, "hooks"},
-		"annotation of ours":     {func(s *specs.Spec) { s.Annotations = map[string]string{"io.containerd.bhyve.memroy": "1"} }, errdefs.IsInvalidArgument, "io.containerd.bhyve.memroy"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			spec := minimal()

@@ -42,6 +42,7 @@ type Container struct {
 	vm            *vm
 	resources     *specs.LinuxResources // as the host's spec has them
 	unmountRootfs func(context.Context) error
+	hooks         hostHooks
 
 	mu        sync.Mutex
 	shares    []*share
@@ -101,6 +102,9 @@ func (c *Container) Start(ctx context.Context, execID string) error {
 		return err
 	}
 	p.move(task.Status_CREATED, task.Status_RUNNING)
+	if execID == "" {
+		return c.runPoststart(ctx)
+	}
 	return nil
 }
 

@@ -81,6 +81,10 @@ func (s *Sandbox) Create(ctx context.Context, r CreateRequest) (_ *Container, er
 	if err != nil {
 		return nil, err
 	}
+	if err := c.oweHooks(spec); err != nil {
+		return nil, err
+	}
+	undo = append(undo, c.payHooks)
 	rootfs, err := c.mountRootfs(spec, &undo)
 	if err != nil {
 		return nil, err
@@ -112,6 +116,9 @@ func (s *Sandbox) Create(ctx context.Context, r CreateRequest) (_ *Container, er
 		return nil, err
 	}
 	undo = append(undo, func(ctx context.Context) error { c.vm.home.leave(ctx, c.ID); return nil })
+	if err := c.runCreateHooks(ctx, spec, guest.Hooks); err != nil {
+		return nil, err
+	}
 	if err := c.serveShares(ctx, guest.Shares, &undo); err != nil {
 		return nil, err
 	}

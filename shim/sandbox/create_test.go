@@ -181,8 +181,8 @@ func TestACreateThatFailsLeavesNothing(t *testing.T) {
 		"stdio to a file":   {func(b *bed, r *CreateRequest) { r.Stdio.Stdout = "file:///x" }, errdefs.IsNotImplemented},
 		"no root directory": {func(b *bed, r *CreateRequest) { must(b.t, os.Remove(filepath.Join(r.Bundle, "rootfs"))) }, errdefs.IsNotFound},
 		"hooks": {func(b *bed, r *CreateRequest) {
-			*r = b.request(r.ID, func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/h"}}} })
-		}, errdefs.IsNotImplemented},
+			*r = b.request(r.ID, func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/nonexistent"}}} })
+		}, errdefs.IsNotFound},
 		"a missing volume": {func(b *bed, r *CreateRequest) {
 			*r = b.request(r.ID, func(s *specs.Spec) {
 				s.Mounts = []specs.Mount{{Destination: "/mnt", Type: "bind", Source: "/nonexistent"}}

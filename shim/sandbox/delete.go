@@ -112,7 +112,8 @@ func (c *Container) machineEnded() bool {
 }
 
 // remove takes the container off both sides: the guest writes back and
-// unmounts first, then the host stops serving, then unmounts.
+// unmounts first, then the host stops serving, then unmounts, and tells the
+// hooks.
 func (c *Container) remove(ctx context.Context) error {
 	if !c.machineEnded() {
 		if err := c.deleteBundle(ctx); err != nil {
@@ -125,6 +126,9 @@ func (c *Container) remove(ctx context.Context) error {
 		return err
 	}
 	if err := c.unmountRootfs(ctx); err != nil {
+		return err
+	}
+	if err := c.payHooks(ctx); err != nil {
 		return err
 	}
 	c.vm.home.leave(ctx, c.ID)
