@@ -19,6 +19,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 )
 
 const program = "qemu-system-x86_64"
@@ -158,6 +159,10 @@ func (m *machine) run(ctx context.Context, caps hypervisor.Capabilities, s spec,
 	m.mark, m.cid = s.uuid, s.cid
 	m.Process.Cmd.Args = append(m.Process.Cmd.Args, args...)
 	m.Process.Cmd.ExtraFiles = inherited
+	// All its connections are open files. The process stands for its containers
+	// on the host, where OCI hooks set up the network namespace of that process:
+	// it must not be the host's.
+	m.Process.Cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWNET
 	err = m.Process.Start(log.G(ctx).WithField("machine", m.ID()), book, s.uuid)
 	if m.Process.Started() {
 		go m.wait()

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -307,11 +310,22 @@ func (c *Container) closeShares() error {
 // for the end of the sandbox; Delete does the same in order with the guest.
 func (c *Container) release(ctx context.Context) error {
 	c.mu.Lock()
-	for _, p := range c.processes {
+	processes := slices.Collect(maps.Values(c.processes))
+	c.mu.Unlock()
+	c.closeStreams(ctx, processes...)
+	return errors.Join(c.closeShares(), c.book.UndoAll(ctx))
+}
+
+// closeStreams closes the streams of processes and waits for their loggers.
+func (c *Container) closeStreams(ctx context.Context, processes ...*process) {
+	for _, p := range processes {
 		p.streams().Close()
 	}
-	c.mu.Unlock()
-	return errors.Join(c.closeShares(), c.book.UndoAll(ctx))
+	for _, p := range processes {
+		if err := p.streams().AwaitLogger(ctx); err != nil {
+			log.G(ctx).WithError(err).WithField("container", c.ID).Warn("a logger is left to its receipt")
+		}
+	}
 }
 
 // awaitExit returns once the exit of init is on its way to containerd, if there
@@ -342,7 +356,18 @@ func (c *Container) streamPrefix(execID string) string {
 }
 
 func (c *Container) openStdio(ctx context.Context, execID string, cfg stdio.Config) (*stdio.IO, error) {
-	return stdio.Open(ctx, cfg, c.streamPrefix(execID), c.dialStdio)
+	id := c.ID
+	if execID != "" {
+		id = execID
+	}
+	ns, _ := namespaces.Namespace(c.sandbox.ctx)
+	return stdio.Open(ctx, cfg, stdio.Streams{
+		Prefix:    c.streamPrefix(execID),
+		ID:        id,
+		Namespace: ns,
+		Dial:      c.dialStdio,
+		Receipts:  c.book,
+	})
 }
 
 func (c *Container) dialStdio(ctx context.Context, id string) (net.Conn, error) {

@@ -133,8 +133,8 @@ func (s *Sandbox) Create(ctx context.Context, r CreateRequest) (_ *Container, er
 	if err != nil {
 		return nil, err
 	}
-	undo = append(undo, func(context.Context) error { streams.Close(); return nil })
 	init.setIO(streams)
+	undo = append(undo, func(ctx context.Context) error { c.closeStreams(ctx, init); return nil })
 	if err := c.addProcess(init); err != nil {
 		return nil, err
 	}

@@ -178,7 +178,7 @@ func TestACreateThatFailsLeavesNothing(t *testing.T) {
 		"malformed config.json": {func(b *bed, r *CreateRequest) {
 			must(b.t, os.WriteFile(filepath.Join(r.Bundle, "config.json"), []byte("{"), 0o600))
 		}, errdefs.IsInvalidArgument},
-		"stdio to a file":   {func(b *bed, r *CreateRequest) { r.Stdio.Stdout = "file:///x" }, errdefs.IsNotImplemented},
+		"stdio to a server": {func(b *bed, r *CreateRequest) { r.Stdio.Stdout = "http:///x" }, errdefs.IsNotImplemented},
 		"no root directory": {func(b *bed, r *CreateRequest) { must(b.t, os.Remove(filepath.Join(r.Bundle, "rootfs"))) }, errdefs.IsNotFound},
 		"hooks": {func(b *bed, r *CreateRequest) {
 			*r = b.request(r.ID, func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/nonexistent"}}} })

@@ -26,9 +26,9 @@ func (c *Container) Delete(ctx context.Context, execID string) (Exit, error) {
 		return Exit{}, err
 	}
 	p.streams().WaitDrained(ctx, deleteDrainIdle)
-	p.streams().Close()
+	c.closeStreams(ctx, p)
 	if execID == "" {
-		c.endExecs()
+		c.endExecs(ctx)
 	}
 	e, err := c.lastWords(ctx, p)
 	if err != nil {
@@ -64,9 +64,10 @@ func (c *Container) lastWords(ctx context.Context, p *process) (Exit, error) {
 // endExecs ends what clients have left behind in a container whose init is
 // gone. The guest has reported every exit before init's; where it has not, the
 // kernel has killed the process with init.
-func (c *Container) endExecs() {
-	for _, x := range c.execs() {
-		x.streams().Close()
+func (c *Container) endExecs(ctx context.Context) {
+	execs := c.execs()
+	c.closeStreams(ctx, execs...)
+	for _, x := range execs {
 		c.processEnded(x, Exit{Status: exitStatusKilled, At: time.Now()})
 	}
 }

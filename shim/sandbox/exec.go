@@ -33,12 +33,12 @@ func (c *Container) Exec(ctx context.Context, execID string, cfg stdio.Config, s
 	if err != nil {
 		return err
 	}
+	p.setIO(streams)
 	defer func() {
 		if err != nil {
-			streams.Close()
+			c.closeStreams(context.WithoutCancel(ctx), p)
 		}
 	}()
-	p.setIO(streams)
 
 	g := streams.Guest()
 	return c.call(ctx, "exec in", func(ctx context.Context) error {

@@ -272,9 +272,9 @@ func TestExecsThatFail(t *testing.T) {
 		run  func() error
 		kind func(error) bool
 	}{
-		"id taken":        {func() error { return c.Exec(b.within(), "taken", stdio.Config{}, processSpec()) }, errdefs.IsAlreadyExists},
-		"no process":      {func() error { return c.Exec(b.within(), "x1", stdio.Config{}, nil) }, errdefs.IsInvalidArgument},
-		"stdio to a file": {func() error { return c.Exec(b.within(), "x1", stdio.Config{Stdout: "file:///x"}, processSpec()) }, errdefs.IsNotImplemented},
+		"id taken":       {func() error { return c.Exec(b.within(), "taken", stdio.Config{}, processSpec()) }, errdefs.IsAlreadyExists},
+		"no process":     {func() error { return c.Exec(b.within(), "x1", stdio.Config{}, nil) }, errdefs.IsInvalidArgument},
+		"stdio to a URL": {func() error { return c.Exec(b.within(), "x1", stdio.Config{Stdout: "http:///x"}, processSpec()) }, errdefs.IsNotImplemented},
 		"no FIFO": {func() error {
 			return c.Exec(b.within(), "x1", stdio.Config{Stdout: "/nonexistent/fifo"}, processSpec())
 		}, func(err error) bool { return errors.Is(err, os.ErrNotExist) }},

@@ -27,7 +27,7 @@ func TestStdinOutlivesItsWriters(t *testing.T) {
 // asked for meanwhile comes after what was written.
 func TestInputWaitsForStart(t *testing.T) {
 	b := newBed(t, "stdin")
-	o, err := Open(t.Context(), b.cfg, "p", b.dial)
+	o, err := Open(t.Context(), b.cfg, b.streams())
 	must(t, err)
 	t.Cleanup(o.Close)
 	if _, err := os.OpenFile(b.cfg.Stdin, os.O_WRONLY|syscall.O_NONBLOCK, 0); !errors.Is(err, syscall.ENXIO) {

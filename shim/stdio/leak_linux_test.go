@@ -82,14 +82,14 @@ func TestNothingIsLeftBehind(t *testing.T) {
 		"no client within the deadline": func(t *testing.T, b *bed) {
 			ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 			defer cancel()
-			if _, err := Open(ctx, b.cfg, "p", b.dial); !errors.Is(err, context.DeadlineExceeded) {
+			if _, err := Open(ctx, b.cfg, b.streams()); !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("got %v", err)
 			}
 		},
 		"second FIFO missing": func(t *testing.T, b *bed) {
 			r := b.client(b.cfg.Stdout, os.O_RDONLY)
 			b.cfg.Stderr += ".none"
-			if _, err := Open(context.Background(), b.cfg, "p", b.dial); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "stderr") {
+			if _, err := Open(context.Background(), b.cfg, b.streams()); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "stderr") {
 				t.Errorf("got %v", err)
 			}
 			r.Close()
@@ -97,7 +97,7 @@ func TestNothingIsLeftBehind(t *testing.T) {
 		"stdin FIFO missing": func(t *testing.T, b *bed) {
 			r1, r2 := b.client(b.cfg.Stdout, os.O_RDONLY), b.client(b.cfg.Stderr, os.O_RDONLY)
 			b.cfg.Stdin += ".none"
-			if _, err := Open(context.Background(), b.cfg, "p", b.dial); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "stdin") {
+			if _, err := Open(context.Background(), b.cfg, b.streams()); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "stdin") {
 				t.Errorf("got %v", err)
 			}
 			r1.Close()
@@ -106,12 +106,14 @@ func TestNothingIsLeftBehind(t *testing.T) {
 		"link refuses the last stream": func(t *testing.T, b *bed) {
 			r1, r2 := b.client(b.cfg.Stdout, os.O_RDONLY), b.client(b.cfg.Stderr, os.O_RDONLY)
 			refusal := errors.New("refused")
-			_, err := Open(context.Background(), b.cfg, "p", func(ctx context.Context, id string) (net.Conn, error) {
+			s := b.streams()
+			s.Dial = func(ctx context.Context, id string) (net.Conn, error) {
 				if id == "p/stdin" {
 					return nil, refusal
 				}
 				return b.dial(ctx, id)
-			})
+			}
+			_, err := Open(context.Background(), b.cfg, s)
 			if !errors.Is(err, refusal) || !strings.Contains(err.Error(), "stdin") {
 				t.Errorf("got %v", err)
 			}

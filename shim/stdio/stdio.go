@@ -1,5 +1,5 @@
-// Package stdio carries the standard streams of one process between
-// containerd's FIFOs and the link.
+// Package stdio carries the standard streams of one process between the link
+// and what containerd's client has named for them: FIFOs, files or a logger.
 //
 // Each stream is a connection of its own, opened before the process is made, so
 // that the process can never run ahead of its output. The end of a stream is in
@@ -13,53 +13,32 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/url"
 	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
 )
-
-// Config is the stdio of a Create or Exec request: host paths, empty where a
-// stream is not wanted.
-type Config struct {
-	Stdin    string
-	Stdout   string
-	Stderr   string
-	Terminal bool
-}
-
-// Validate refuses what is not a path to a FIFO, before anything is opened.
-func (c Config) Validate() error {
-	for _, s := range []struct{ name, value string }{{"stdin", c.Stdin}, {"stdout", c.Stdout}, {"stderr", c.Stderr}} {
-		if s.value == "" {
-			continue
-		}
-		u, err := url.Parse(s.value)
-		if err != nil {
-			return fmt.Errorf("%s %q: %w: %w", s.name, s.value, err, errdefs.ErrInvalidArgument)
-		}
-		if u.Scheme != "" && u.Scheme != "fifo" {
-			return fmt.Errorf("%s %q: scheme %q: %w", s.name, s.value, u.Scheme, errdefs.ErrNotImplemented)
-		}
-	}
-	return nil
-}
-
-func fifoPath(s string) string {
-	if u, err := url.Parse(s); err == nil && u.Scheme == "fifo" {
-		return u.Path
-	}
-	return s
-}
 
 // Dialer opens a stream with this id on the link.
 type Dialer func(ctx context.Context, id string) (net.Conn, error)
+
+// Streams is the process that an IO is for.
+type Streams struct {
+	// Prefix starts the ids of the process's streams on the link. It is unique
+	// in the machine.
+	Prefix string
+	// ID is the container's id, or that of an exec, and Namespace containerd's:
+	// what a logger is told.
+	ID, Namespace string
+	Dial          Dialer
+	// Receipts is the container's book.
+	Receipts *receipt.Book
+}
 
 // IO is the running streams of one process. It is safe for concurrent use.
 type IO struct {
@@ -71,56 +50,70 @@ type IO struct {
 	// slow stream from a stuck one.
 	moved   atomic.Int64
 	drained chan struct{}
+
+	logger *logger // nil if there is none
+	close  sync.Once
 }
 
-// Open connects the streams that cfg names. id prefixes the stream ids and is
-// unique in the machine. It returns once the client has opened its ends of the
-// output FIFOs, as every shim does: a writer that came and went before its
-// reader would lose what it wrote. Output flows from then on, input from
-// StartInput. On error everything is closed again.
-func Open(ctx context.Context, cfg Config, id string, dial Dialer) (_ *IO, err error) {
+// Open connects the streams that cfg names. It returns once the client has
+// opened its ends of the output FIFOs, as every shim does: a writer that came
+// and went before its reader would lose what it wrote. Likewise it returns once
+// a logger is ready. Output flows from then on, input from StartInput. On error
+// everything is closed again.
+func Open(ctx context.Context, cfg Config, s Streams) (_ *IO, err error) {
+	where, err := cfg.parse()
+	if err != nil {
+		return nil, err
+	}
 	o := &IO{guest: Config{Terminal: cfg.Terminal}, drained: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			o.Close()
+			o.AwaitLogger(context.WithoutCancel(ctx))
 		}
 	}()
 
+	sinks, err := o.openSinks(ctx, where, s)
+	// Those that no output has taken.
+	defer func() { sinks.close() }()
+	if err != nil {
+		return nil, err
+	}
 	connect := func(name string, guest *string) (net.Conn, error) {
-		stream := id + "/" + name
-		conn, err := dial(ctx, stream)
+		stream := s.Prefix + "/" + name
+		conn, err := s.Dial(ctx, stream)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 		*guest = agentproto.StreamURI(stream)
 		return conn, nil
 	}
-
-	for _, s := range []struct {
-		name, path string
-		guest      *string
-	}{{"stdout", cfg.Stdout, &o.guest.Stdout}, {"stderr", cfg.Stderr, &o.guest.Stderr}} {
-		// A terminal has one output; the runtime leaves stderr unused.
-		if s.path == "" || cfg.Terminal && s.name == "stderr" {
+	for _, out := range []struct {
+		name  string
+		sink  *sink
+		guest *string
+	}{{"stdout", &sinks.stdout, &o.guest.Stdout}, {"stderr", &sinks.stderr, &o.guest.Stderr}} {
+		if *out.sink == nil {
 			continue
 		}
-		conn, err := connect(s.name, s.guest)
+		conn, err := connect(out.name, out.guest)
 		if err != nil {
 			return nil, err
 		}
-		out, err := openOutput(ctx, fifoPath(s.path), conn, &o.moved)
+		copied, err := newOutput(*out.sink, conn, &o.moved)
 		if err != nil {
 			conn.Close()
-			return nil, fmt.Errorf("%s: %w", s.name, err)
+			return nil, fmt.Errorf("%s: %w", out.name, err)
 		}
-		o.outputs = append(o.outputs, out)
+		*out.sink = nil
+		o.outputs = append(o.outputs, copied)
 	}
-	if cfg.Stdin != "" {
+	if where.stdin != nil {
 		conn, err := connect("stdin", &o.guest.Stdin)
 		if err != nil {
 			return nil, err
 		}
-		if o.stdin, err = openInput(fifoPath(cfg.Stdin), conn, &o.moved); err != nil {
+		if o.stdin, err = openInput(where.stdin.path, conn, &o.moved); err != nil {
 			conn.Close()
 			return nil, fmt.Errorf("stdin: %w", err)
 		}
@@ -226,12 +219,30 @@ func (o *IO) Abort() {
 	}
 }
 
-// Close closes everything at once. What was not drained is lost.
+// Close closes everything at once. What was not drained is lost. A logger is
+// left to end, and made to after a while: see AwaitLogger.
 func (o *IO) Close() {
 	for _, out := range o.outputs {
 		out.close()
 	}
 	if o.stdin != nil {
 		o.stdin.close()
+	}
+	if o.logger != nil {
+		o.close.Do(func() { o.logger.end() })
+	}
+}
+
+// AwaitLogger waits, after Close, until the process's logger has ended, if it
+// has one. That is bounded; the error is ctx's if it ends first.
+func (o *IO) AwaitLogger(ctx context.Context) error {
+	if o.logger == nil {
+		return nil
+	}
+	select {
+	case <-o.logger.ended:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the end of logger %s: %w", o.logger.path, context.Cause(ctx))
 	}
 }
