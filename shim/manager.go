@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/bundle"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/config"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/sandbox"
 )
 
@@ -91,6 +92,12 @@ func (Manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (_ *b
 	}()
 	if err := os.WriteFile(addressFile, []byte(result.Address), 0o600); err != nil {
 		return nil, err
+	}
+	// containerd sends runtime options along, and nothing else.
+	if ext := params.GetExtensions(); len(ext) > 0 && ext[0].GetValue() != nil {
+		if err := config.SaveOptions(".", ext[0].Value); err != nil {
+			return nil, err
+		}
 	}
 	socket, err := listener.File()
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor/host"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/sandbox"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/sandboxapi"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/task"
 )
 
@@ -19,28 +20,41 @@ import (
 // pkg/shim leaves 5 s.
 const closeTimeout = 4 * time.Second
 
+// theSandbox is the one that both services are about.
+const theSandbox = "sandbox"
+
 func init() {
 	registry.Register(&plugin.Registration{
-		Type:     plugins.TTRPCPlugin,
-		ID:       "task",
-		Requires: []plugin.Type{plugins.InternalPlugin},
+		Type:     plugins.InternalPlugin,
+		ID:       theSandbox,
+		Requires: []plugin.Type{plugins.InternalPlugin}, // shutdown
 		InitFn: func(ic *plugin.InitContext) (any, error) {
+			sd, err := shutdownOf(ic)
+			if err != nil {
+				return nil, err
+			}
 			p, err := newPublisher()
 			if err != nil {
 				return nil, err
 			}
-			sd, err := ic.GetByID(plugins.InternalPlugin, "shutdown")
-			if err != nil {
-				return nil, err
-			}
-			return newService(ic.Context, p, sd.(shutdown.Service)), nil
+			return newSandbox(ic.Context, p, sd), nil
 		},
 	})
+	registerService("task", func(s *sandbox.Sandbox, exit func()) any { return task.New(s, exit) })
+	registerService("sandbox", func(s *sandbox.Sandbox, exit func()) any { return sandboxapi.New(s, exit) })
 }
 
-// newService puts the shim's parts together. Its end, asked for by Shutdown or
-// by a signal, is the end of the sandbox.
-func newService(ctx context.Context, publisher *publisher, sd shutdown.Service) *task.Service {
+func shutdownOf(ic *plugin.InitContext) (shutdown.Service, error) {
+	sd, err := ic.GetByID(plugins.InternalPlugin, "shutdown")
+	if err != nil {
+		return nil, err
+	}
+	return sd.(shutdown.Service), nil
+}
+
+// newSandbox makes the shim's sandbox. The end of the shim, asked for by a
+// service or by a signal, is its end.
+func newSandbox(ctx context.Context, publisher *publisher, sd shutdown.Service) *sandbox.Sandbox {
 	s := sandbox.New(ctx, host.Backend(), publisher, sandbox.DefaultStateDir)
 	sd.RegisterCallback(func(ctx context.Context) error {
 		defer publisher.Close()
@@ -52,5 +66,25 @@ func newService(ctx context.Context, publisher *publisher, sd shutdown.Service) 
 		}
 		return err
 	})
-	return task.New(s, sd.Shutdown)
+	return s
+}
+
+// registerService registers one of the services that pkg/shim serves over ttrpc.
+func registerService(id string, make func(s *sandbox.Sandbox, exit func()) any) {
+	registry.Register(&plugin.Registration{
+		Type:     plugins.TTRPCPlugin,
+		ID:       id,
+		Requires: []plugin.Type{plugins.InternalPlugin},
+		InitFn: func(ic *plugin.InitContext) (any, error) {
+			sd, err := shutdownOf(ic)
+			if err != nil {
+				return nil, err
+			}
+			s, err := ic.GetByID(plugins.InternalPlugin, theSandbox)
+			if err != nil {
+				return nil, err
+			}
+			return make(s.(*sandbox.Sandbox), sd.Shutdown), nil
+		},
+	})
 }

@@ -34,8 +34,12 @@ var annotations = slices.Concat(MachineAnnotations)
 
 // checkAnnotations refuses annotations of ours that do not exist: a misspelt
 // one must not pass for one that took effect.
-func checkAnnotations(t *translation) error {
-	for key := range t.spec.Annotations {
+func checkAnnotations(t *translation) error { return CheckAnnotations(t.spec.Annotations) }
+
+// CheckAnnotations is for annotations of a sandbox that is no container:
+// errdefs.ErrInvalidArgument for one of ours that does not exist.
+func CheckAnnotations(all map[string]string) error {
+	for key := range all {
 		if strings.HasPrefix(key, AnnotationPrefix) && !slices.Contains(annotations, key) {
 			return fmt.Errorf("unknown annotation %q: %w", key, errdefs.ErrInvalidArgument)
 		}

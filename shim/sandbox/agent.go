@@ -24,6 +24,7 @@ type agent struct {
 	system agentv1.SystemService
 	bundle agentv1.BundleService
 	net    agentv1.NetworkService
+	pod    agentv1.PodService
 	// events has a connection of its own: while the reader of a ttrpc stream
 	// does not read, every other call on the connection waits.
 	events agentv1.EventsClient
@@ -38,6 +39,7 @@ func newAgent(control, events net.Conn) *agent {
 		system: agentv1.NewSystemClient(c),
 		bundle: agentv1.NewBundleClient(c),
 		net:    agentv1.NewNetworkClient(c),
+		pod:    agentv1.NewPodClient(c),
 		events: agentv1.NewEventsClient(e),
 		conns:  []*ttrpc.Client{c, e},
 	}

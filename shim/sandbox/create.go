@@ -240,5 +240,11 @@ func (c *Container) deleteTask(ctx context.Context) error {
 
 // podOf is what the sandbox is to the container of spec.
 func (s *Sandbox) podOf(spec *specs.Spec, cfg config.Config) bundle.Pod {
-	return bundle.Pod{ID: bundle.SandboxID(spec), Files: networkFiles(spec, cfg)}
+	s.mu.Lock()
+	d := s.declared
+	s.mu.Unlock()
+	if d == nil {
+		return bundle.Pod{ID: bundle.SandboxID(spec), Files: networkFiles(spec, cfg)}
+	}
+	return bundle.Pod{ID: d.pod.ID, Files: d.files()}
 }

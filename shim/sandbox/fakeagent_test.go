@@ -43,6 +43,8 @@ type fakeAgent struct {
 	// is the answer.
 	hooks   map[string]func(ctx context.Context) error
 	bundles map[string]bool
+	configs map[string][]byte // of bundles, by id
+	pod     *agentv1.ConfigurePodRequest
 	tasks   map[string]bool // "container/exec"
 	streams map[string]*net.TCPConn
 	control []net.Conn
@@ -56,7 +58,7 @@ type fakeAgent struct {
 func newFakeAgent(t *testing.T) *fakeAgent {
 	a := &fakeAgent{
 		t: t, protocol: agentproto.Version, listeners: map[uint32]net.Listener{},
-		hooks: map[string]func(context.Context) error{}, bundles: map[string]bool{},
+		hooks: map[string]func(context.Context) error{}, bundles: map[string]bool{}, configs: map[string][]byte{},
 		tasks: map[string]bool{}, streams: map[string]*net.TCPConn{}, more: make(chan struct{}),
 	}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
@@ -73,6 +75,7 @@ func (a *fakeAgent) serve() {
 	agentv1.RegisterSystemService(server, fakeSystem{a})
 	agentv1.RegisterBundleService(server, fakeBundle{a})
 	agentv1.RegisterEventsService(server, fakeEvents{a})
+	agentv1.RegisterPodService(server, fakePod{a})
 	for _, port := range []uint32{agentproto.PortControl, agentproto.PortStdio, agentproto.PortNinep} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -392,6 +395,7 @@ func (f fakeBundle) Create(_ context.Context, r *agentv1.CreateBundleRequest) (*
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		f.bundles[r.Id] = true
+		f.configs[r.Id] = r.Config
 		return nil
 	})
 }
@@ -406,6 +410,21 @@ func (f fakeBundle) Delete(_ context.Context, r *agentv1.DeleteBundleRequest) (*
 		delete(f.bundles, r.Id)
 		return nil
 	})
+}
+
+type fakePod struct{ *fakeAgent }
+
+func (f fakePod) Configure(_ context.Context, r *agentv1.ConfigurePodRequest) (*emptypb.Empty, error) {
+	return &emptypb.Empty{}, f.answer("pod.Configure", func() error {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.pod = r
+		return nil
+	})
+}
+
+func (f fakePod) Metrics(context.Context, *agentv1.PodMetricsRequest) (*agentv1.PodMetricsResponse, error) {
+	return &agentv1.PodMetricsResponse{Metrics: &anypb.Any{TypeUrl: "metrics"}}, f.answer("pod.Metrics", func() error { return nil })
 }
 
 type fakeEvents struct{ *fakeAgent }

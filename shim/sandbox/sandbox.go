@@ -13,7 +13,6 @@ import (
 
 	"github.com/containerd/containerd/v2/core/events"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
 )
@@ -54,6 +53,10 @@ type Sandbox struct {
 	booted     chan struct{} // closed when stateCreating ends
 	stopBoot   context.CancelCauseFunc
 	containers map[string]*Container
+	declared   *declared // nil for a sandbox that is its first container's
+	created    time.Time // of the machine
+	exit       Exit
+	ended      chan struct{} // closed when exit is final
 }
 
 // New returns a sandbox without a machine. ctx carries the namespace and the
@@ -67,6 +70,7 @@ func New(ctx context.Context, backend hypervisor.Backend, publisher events.Publi
 		events:     newEventQueue(ctx, publisher),
 		obtain:     poolOrBoot(backend),
 		containers: map[string]*Container{},
+		ended:      make(chan struct{}),
 
 		killUnreported: killUnreported,
 	}
@@ -149,6 +153,10 @@ func (s *Sandbox) machine(ctx context.Context, r machineRequest) (*vm, error) {
 				return nil, fmt.Errorf("wait for the machine to boot: %w", context.Cause(ctx))
 			}
 		case stateNew:
+			if s.declared != nil && r.pod == nil {
+				defer s.mu.Unlock()
+				return nil, fmt.Errorf("sandbox %s has not been started: %w", s.declared.pod.ID, errdefs.ErrFailedPrecondition)
+			}
 			ctx, cancel := context.WithCancelCause(ctx)
 			defer cancel(nil)
 			s.state = stateCreating
@@ -209,129 +217,6 @@ func (s *Sandbox) adopt(v *vm, err error) error {
 	}
 	s.vm = v
 	s.state = stateRunning
+	s.created = time.Now()
 	return nil
-}
-
-// watchMachine waits for the machine's end, expected or not, and makes it the
-// end of everything in it.
-func (s *Sandbox) watchMachine(v *vm) {
-	<-v.Done()
-	exit := v.Exit()
-
-	s.mu.Lock()
-	expected := s.state != stateRunning
-	s.state = stateStopped
-	containers := make([]*Container, 0, len(s.containers))
-	for _, c := range s.containers {
-		// The Create of one that is not ready fails by itself.
-		if c.ready {
-			containers = append(containers, c)
-		}
-	}
-	s.mu.Unlock()
-
-	l := log.G(s.ctx).WithFields(log.Fields{"machine": v.ID(), "reason": string(exit.Reason), "detail": exit.Detail})
-	if expected {
-		l.Debug("machine has ended")
-	} else {
-		l.WithField("console", string(tail(v.ConsoleTail(), 2048))).Error("machine died under its containers")
-	}
-	// Whoever waits for an answer of the agent gets an error now.
-	v.agent.close()
-	for _, c := range containers {
-		c.machineDied(exit.At)
-	}
-}
-
-func tail(b []byte, n int) []byte {
-	return b[max(0, len(b)-n):]
-}
-
-// errClosing is why a boot was given up.
-var errClosing = fmt.Errorf("the sandbox is being closed: %w", context.Canceled)
-
-// beginStop moves to stateStopping, in which nothing begins, and gives up a boot
-// that is under way: its machine is destroyed or not there once the result, if
-// there is one, is closed. The caller holds mu.
-func (s *Sandbox) beginStop() (booted <-chan struct{}) {
-	if s.state == stateCreating {
-		booted = s.booted
-		s.stopBoot(errClosing)
-	}
-	if s.state < stateStopping {
-		s.state = stateStopping
-	}
-	return booted
-}
-
-// Shutdown ends the machine if no container is left, and reports whether it
-// did. The guest is asked to power off first; a guest that does not is ended by
-// force.
-//
-// A container that is still being created does not count: containerd asks
-// after it has given up on it, and does not ask again.
-func (s *Sandbox) Shutdown(ctx context.Context) (bool, error) {
-	s.mu.Lock()
-	for _, c := range s.containers {
-		if c.ready {
-			s.mu.Unlock()
-			return false, nil
-		}
-	}
-	booted := s.beginStop()
-	s.mu.Unlock()
-	return true, s.stop(ctx, booted)
-}
-
-// Close ends everything, containers included. It is for a shim that must go,
-// whatever runs.
-func (s *Sandbox) Close(ctx context.Context) error {
-	s.mu.Lock()
-	booted := s.beginStop()
-	containers := make([]*Container, 0, len(s.containers))
-	for _, c := range s.containers {
-		containers = append(containers, c)
-	}
-	s.mu.Unlock()
-
-	errs := []error{s.stop(ctx, booted)}
-	for _, c := range containers {
-		errs = append(errs, c.release(ctx))
-	}
-	errs = append(errs, s.leaveHome(ctx))
-	for _, c := range containers {
-		c.awaitExit(ctx)
-	}
-	errs = append(errs, s.events.close(ctx))
-	return errors.Join(errs...)
-}
-
-// stop ends the machine, after the end of a boot that beginStop has given up.
-func (s *Sandbox) stop(ctx context.Context, booted <-chan struct{}) error {
-	if booted != nil {
-		select {
-		case <-booted:
-		case <-ctx.Done():
-		}
-	}
-	s.mu.Lock()
-	v := s.vm
-	s.mu.Unlock()
-	if v == nil {
-		return nil
-	}
-	v.powerOff(ctx)
-	return v.destroy(ctx)
-}
-
-// leaveHome is the end of all that the sandbox keeps on the host for itself.
-func (s *Sandbox) leaveHome(ctx context.Context) error {
-	s.mu.Lock()
-	h := s.home
-	s.home = nil
-	s.mu.Unlock()
-	if h == nil {
-		return nil
-	}
-	return h.close(ctx)
 }

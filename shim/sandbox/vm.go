@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
 	agentv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto/v1"
@@ -17,6 +18,7 @@ import (
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/bundle"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/cgroup"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/config"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/pod"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/sizing"
 )
 
@@ -57,6 +59,8 @@ type machineRequest struct {
 	// netns is the host's network namespace that the containers' network is to be
 	// taken from, empty for none.
 	netns string
+	// pod is what to make of it; nil for one that its first container makes.
+	pod *pod.Config
 }
 
 // machineID names the machine for people, and is unique on the host.
@@ -66,9 +70,9 @@ func machineID(r machineRequest) string {
 
 // boot starts a machine and waits until its agent has answered. The phases are
 // start (the monitor's process), cgroup (its place on the host), link (the
-// control port accepts), agent (it answers) and network (the containers' is set
-// up); an error is a *hypervisor.LaunchError that names the one it was in. On
-// error nothing is left.
+// control port accepts), agent (it answers), pod (it has made one) and network
+// (the containers' is set up); an error is a *hypervisor.LaunchError that names
+// the one it was in. On error nothing is left.
 func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm, err error) {
 	image, err := guest.Open(r.config.Guest.Dir)
 	if err != nil {
@@ -152,6 +156,12 @@ func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm,
 	if err != nil {
 		return nil, err
 	}
+	if r.pod != nil {
+		phase = "pod"
+		if err := v.configurePod(ctx, r.pod); err != nil {
+			return nil, err
+		}
+	}
 	phase = "network"
 	if err := v.configureNetwork(ctx); err != nil {
 		return nil, err
@@ -234,16 +244,17 @@ func (v *vm) destroy(ctx context.Context) error {
 	return errors.Join(v.Destroy(ctx), v.network.close(ctx))
 }
 
-// powerOff asks the guest for an orderly end and waits for it, for a moment.
-func (v *vm) powerOff(ctx context.Context) {
+// powerOff asks the guest for an orderly end and waits for it, for a moment more
+// than the grace that its processes are given.
+func (v *vm) powerOff(ctx context.Context, grace time.Duration) {
 	select {
 	case <-v.Done():
 		return
 	default:
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), powerOffWait)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace+powerOffWait)
 	defer cancel()
-	if _, err := v.agent.system.PowerOff(ctx, &agentv1.PowerOffRequest{}); err != nil {
+	if _, err := v.agent.system.PowerOff(ctx, &agentv1.PowerOffRequest{Grace: durationpb.New(grace)}); err != nil {
 		log.G(ctx).WithError(err).Debug("the guest did not take the power-off")
 		return
 	}
