@@ -20,14 +20,14 @@ import (
 // pkg/shim leaves 5 s.
 const closeTimeout = 4 * time.Second
 
-// theSandbox is the one that both services are about.
-const theSandbox = "sandbox"
+// sandboxPlugin is the type of the sandbox that both services are about.
+const sandboxPlugin plugin.Type = "io.containerd.bhyve.sandbox.v1"
 
 func init() {
 	registry.Register(&plugin.Registration{
-		Type:     plugins.InternalPlugin,
-		ID:       theSandbox,
-		Requires: []plugin.Type{plugins.InternalPlugin}, // shutdown
+		Type:     sandboxPlugin,
+		ID:       "sandbox",
+		Requires: []plugin.Type{plugins.InternalPlugin},
 		InitFn: func(ic *plugin.InitContext) (any, error) {
 			sd, err := shutdownOf(ic)
 			if err != nil {
@@ -74,13 +74,13 @@ func registerService(id string, make func(s *sandbox.Sandbox, exit func()) any) 
 	registry.Register(&plugin.Registration{
 		Type:     plugins.TTRPCPlugin,
 		ID:       id,
-		Requires: []plugin.Type{plugins.InternalPlugin},
+		Requires: []plugin.Type{plugins.InternalPlugin, sandboxPlugin},
 		InitFn: func(ic *plugin.InitContext) (any, error) {
 			sd, err := shutdownOf(ic)
 			if err != nil {
 				return nil, err
 			}
-			s, err := ic.GetByID(plugins.InternalPlugin, theSandbox)
+			s, err := ic.GetSingle(sandboxPlugin)
 			if err != nil {
 				return nil, err
 			}

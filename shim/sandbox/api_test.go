@@ -19,7 +19,7 @@ import (
 func (b *bed) declare() pod.Config {
 	b.t.Helper()
 	p := pod.Config{
-		ID: "pod", Bundle: b.t.TempDir(), NetNS: "/run/netns/cni-1", Hostname: "h",
+		ID: "pod", Bundle: b.t.TempDir(), Hostname: "h",
 		Sysctls: map[string]string{"net.x": "1"},
 		Files:   []pod.File{{Path: "/etc/hosts", Content: []byte("127.0.0.1 localhost\n")}},
 	}
