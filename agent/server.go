@@ -38,12 +38,13 @@ func newServer(ctx context.Context) (*server, error) {
 		return nil, fmt.Errorf("control server: %w", err)
 	}
 	ctx, endTasks := shutdown.WithShutdown(ctx)
+	thaw := newThawing()
 	s := &server{
 		control:  control,
 		stdio:    newStreams(),
 		ninep:    newStreams(),
 		events:   newEventLog(),
-		system:   newSystem(),
+		system:   newSystem(thaw.knownBootID),
 		endTasks: endTasks,
 	}
 	pod := newPod()
@@ -55,6 +56,7 @@ func newServer(ctx context.Context) (*server, error) {
 	task.RegisterTTRPCTaskService(control, s.tasks)
 	agentv1.RegisterNetworkService(control, newNetwork())
 	agentv1.RegisterSystemService(control, s.system)
+	agentv1.RegisterThawService(control, thaw)
 	agentv1.RegisterBundleService(control, bundles)
 	agentv1.RegisterPodService(control, pod)
 	agentv1.RegisterEventsService(control, s.events)

@@ -5,7 +5,6 @@ package agent
 import (
 	"context"
 	"fmt"
-	"os"
 	"runtime"
 	"strings"
 	"time"
@@ -23,21 +22,32 @@ import (
 type system struct {
 	// powerOff takes the grace of the first PowerOff.
 	powerOff chan time.Duration
+	// bootID is the boot id if it is known already.
+	bootID func() (string, error)
 }
 
-func newSystem() *system {
-	return &system{powerOff: make(chan time.Duration, 1)}
+func newSystem(bootID func() (string, error)) *system {
+	return &system{powerOff: make(chan time.Duration, 1), bootID: bootID}
+}
+
+// uptime is the time since the kernel started.
+func uptime() (time.Duration, error) {
+	var up unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {
+		return 0, fmt.Errorf("uptime: %w", err)
+	}
+	return time.Duration(up.Nano()), nil
 }
 
 // Hello implements agentv1.SystemService.
 func (s *system) Hello(_ context.Context, r *agentv1.HelloRequest) (*agentv1.HelloResponse, error) {
-	bootID, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	bootID, err := s.bootID()
 	if err != nil {
 		return nil, fmt.Errorf("boot id: %w", err)
 	}
-	var up unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {
-		return nil, fmt.Errorf("uptime: %w", err)
+	up, err := uptime()
+	if err != nil {
+		return nil, err
 	}
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
@@ -46,8 +56,8 @@ func (s *system) Hello(_ context.Context, r *agentv1.HelloRequest) (*agentv1.Hel
 	return &agentv1.HelloResponse{
 		Nonce:           r.Nonce,
 		ProtocolVersion: agentproto.Version,
-		BootId:          strings.TrimSpace(string(bootID)),
-		Uptime:          durationpb.New(time.Duration(up.Nano())),
+		BootId:          bootID,
+		Uptime:          durationpb.New(up),
 		Kernel: strings.Join([]string{
 			unix.ByteSliceToString(u.Sysname[:]),
 			unix.ByteSliceToString(u.Release[:]),
@@ -56,18 +66,6 @@ func (s *system) Hello(_ context.Context, r *agentv1.HelloRequest) (*agentv1.Hel
 		}, " "),
 		MachineArch: runtime.GOARCH,
 	}, nil
-}
-
-// SetTime implements agentv1.SystemService.
-func (s *system) SetTime(_ context.Context, r *agentv1.SetTimeRequest) (*emptypb.Empty, error) {
-	if err := r.Now.CheckValid(); err != nil {
-		return nil, fmt.Errorf("set time: %w: %w", err, errdefs.ErrInvalidArgument)
-	}
-	now := unix.NsecToTimespec(r.Now.AsTime().UnixNano())
-	if err := unix.ClockSettime(unix.CLOCK_REALTIME, &now); err != nil {
-		return nil, fmt.Errorf("set time to %s: %w", r.Now.AsTime(), err)
-	}
-	return &emptypb.Empty{}, nil
 }
 
 // PowerOff implements agentv1.SystemService. The work is done by server.run,

@@ -130,7 +130,9 @@ type HelloResponse struct {
 	Nonce []byte `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"`
 	// protocol_version is agentproto.Version as the agent was built with.
 	ProtocolVersion uint32 `protobuf:"varint,2,opt,name=protocol_version,json=protocolVersion,proto3" json:"protocol_version,omitempty"`
-	// boot_id is /proc/sys/kernel/random/boot_id.
+	// boot_id is /proc/sys/kernel/random/boot_id, empty before the first
+	// Thaw.Thaw: the kernel draws it when it is first read, and clones of a
+	// machine that had read it would share it.
 	BootId string `protobuf:"bytes,3,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
 	// uptime is the time since the guest's kernel started.
 	Uptime *durationpb.Duration `protobuf:"bytes,4,opt,name=uptime,proto3" json:"uptime,omitempty"`
@@ -214,50 +216,6 @@ func (x *HelloResponse) GetMachineArch() string {
 	return ""
 }
 
-type SetTimeRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Now           *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=now,proto3" json:"now,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *SetTimeRequest) Reset() {
-	*x = SetTimeRequest{}
-	mi := &file_agent_proto_msgTypes[2]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *SetTimeRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*SetTimeRequest) ProtoMessage() {}
-
-func (x *SetTimeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[2]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use SetTimeRequest.ProtoReflect.Descriptor instead.
-func (*SetTimeRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{2}
-}
-
-func (x *SetTimeRequest) GetNow() *timestamppb.Timestamp {
-	if x != nil {
-		return x.Now
-	}
-	return nil
-}
-
 type PowerOffRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// grace is how long processes have between SIGTERM and SIGKILL; zero kills
@@ -269,7 +227,7 @@ type PowerOffRequest struct {
 
 func (x *PowerOffRequest) Reset() {
 	*x = PowerOffRequest{}
-	mi := &file_agent_proto_msgTypes[3]
+	mi := &file_agent_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -281,7 +239,7 @@ func (x *PowerOffRequest) String() string {
 func (*PowerOffRequest) ProtoMessage() {}
 
 func (x *PowerOffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[3]
+	mi := &file_agent_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -294,7 +252,7 @@ func (x *PowerOffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PowerOffRequest.ProtoReflect.Descriptor instead.
 func (*PowerOffRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{3}
+	return file_agent_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *PowerOffRequest) GetGrace() *durationpb.Duration {
@@ -319,7 +277,7 @@ type CreateBundleRequest struct {
 
 func (x *CreateBundleRequest) Reset() {
 	*x = CreateBundleRequest{}
-	mi := &file_agent_proto_msgTypes[4]
+	mi := &file_agent_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -331,7 +289,7 @@ func (x *CreateBundleRequest) String() string {
 func (*CreateBundleRequest) ProtoMessage() {}
 
 func (x *CreateBundleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[4]
+	mi := &file_agent_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -344,7 +302,7 @@ func (x *CreateBundleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateBundleRequest.ProtoReflect.Descriptor instead.
 func (*CreateBundleRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{4}
+	return file_agent_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *CreateBundleRequest) GetId() string {
@@ -385,7 +343,7 @@ type Share struct {
 
 func (x *Share) Reset() {
 	*x = Share{}
-	mi := &file_agent_proto_msgTypes[5]
+	mi := &file_agent_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -397,7 +355,7 @@ func (x *Share) String() string {
 func (*Share) ProtoMessage() {}
 
 func (x *Share) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[5]
+	mi := &file_agent_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -410,7 +368,7 @@ func (x *Share) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Share.ProtoReflect.Descriptor instead.
 func (*Share) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{5}
+	return file_agent_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Share) GetStream() string {
@@ -450,7 +408,7 @@ type DeleteBundleRequest struct {
 
 func (x *DeleteBundleRequest) Reset() {
 	*x = DeleteBundleRequest{}
-	mi := &file_agent_proto_msgTypes[6]
+	mi := &file_agent_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -462,7 +420,7 @@ func (x *DeleteBundleRequest) String() string {
 func (*DeleteBundleRequest) ProtoMessage() {}
 
 func (x *DeleteBundleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[6]
+	mi := &file_agent_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -475,7 +433,7 @@ func (x *DeleteBundleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteBundleRequest.ProtoReflect.Descriptor instead.
 func (*DeleteBundleRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{6}
+	return file_agent_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *DeleteBundleRequest) GetId() string {
@@ -496,7 +454,7 @@ type SubscribeRequest struct {
 
 func (x *SubscribeRequest) Reset() {
 	*x = SubscribeRequest{}
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -508,7 +466,7 @@ func (x *SubscribeRequest) String() string {
 func (*SubscribeRequest) ProtoMessage() {}
 
 func (x *SubscribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -521,7 +479,7 @@ func (x *SubscribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeRequest.ProtoReflect.Descriptor instead.
 func (*SubscribeRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{7}
+	return file_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SubscribeRequest) GetAfter() uint64 {
@@ -545,7 +503,7 @@ type Envelope struct {
 
 func (x *Envelope) Reset() {
 	*x = Envelope{}
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -557,7 +515,7 @@ func (x *Envelope) String() string {
 func (*Envelope) ProtoMessage() {}
 
 func (x *Envelope) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -570,7 +528,7 @@ func (x *Envelope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Envelope.ProtoReflect.Descriptor instead.
 func (*Envelope) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{8}
+	return file_agent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Envelope) GetSequence() uint64 {
@@ -621,9 +579,7 @@ const file_agent_proto_rawDesc = "" +
 	"\aboot_id\x18\x03 \x01(\tR\x06bootId\x121\n" +
 	"\x06uptime\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x12\x16\n" +
 	"\x06kernel\x18\x05 \x01(\tR\x06kernel\x12!\n" +
-	"\fmachine_arch\x18\x06 \x01(\tR\vmachineArch\">\n" +
-	"\x0eSetTimeRequest\x12,\n" +
-	"\x03now\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x03now\"B\n" +
+	"\fmachine_arch\x18\x06 \x01(\tR\vmachineArch\"B\n" +
 	"\x0fPowerOffRequest\x12/\n" +
 	"\x05grace\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05grace\"w\n" +
 	"\x13CreateBundleRequest\x12\x0e\n" +
@@ -647,10 +603,9 @@ const file_agent_proto_rawDesc = "" +
 	"\fpublished_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\vpublishedAt*.\n" +
 	"\x05Cache\x12\x10\n" +
 	"\fCACHE_SHARED\x10\x00\x12\x13\n" +
-	"\x0fCACHE_EXCLUSIVE\x10\x012\x82\x02\n" +
+	"\x0fCACHE_EXCLUSIVE\x10\x012\xb4\x01\n" +
 	"\x06System\x12Z\n" +
-	"\x05Hello\x12'.containerd.bhyve.agent.v1.HelloRequest\x1a(.containerd.bhyve.agent.v1.HelloResponse\x12L\n" +
-	"\aSetTime\x12).containerd.bhyve.agent.v1.SetTimeRequest\x1a\x16.google.protobuf.Empty\x12N\n" +
+	"\x05Hello\x12'.containerd.bhyve.agent.v1.HelloRequest\x1a(.containerd.bhyve.agent.v1.HelloResponse\x12N\n" +
 	"\bPowerOff\x12*.containerd.bhyve.agent.v1.PowerOffRequest\x1a\x16.google.protobuf.Empty2\xac\x01\n" +
 	"\x06Bundle\x12P\n" +
 	"\x06Create\x12..containerd.bhyve.agent.v1.CreateBundleRequest\x1a\x16.google.protobuf.Empty\x12P\n" +
@@ -671,48 +626,44 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_agent_proto_goTypes = []any{
 	(Cache)(0),                    // 0: containerd.bhyve.agent.v1.Cache
 	(*HelloRequest)(nil),          // 1: containerd.bhyve.agent.v1.HelloRequest
 	(*HelloResponse)(nil),         // 2: containerd.bhyve.agent.v1.HelloResponse
-	(*SetTimeRequest)(nil),        // 3: containerd.bhyve.agent.v1.SetTimeRequest
-	(*PowerOffRequest)(nil),       // 4: containerd.bhyve.agent.v1.PowerOffRequest
-	(*CreateBundleRequest)(nil),   // 5: containerd.bhyve.agent.v1.CreateBundleRequest
-	(*Share)(nil),                 // 6: containerd.bhyve.agent.v1.Share
-	(*DeleteBundleRequest)(nil),   // 7: containerd.bhyve.agent.v1.DeleteBundleRequest
-	(*SubscribeRequest)(nil),      // 8: containerd.bhyve.agent.v1.SubscribeRequest
-	(*Envelope)(nil),              // 9: containerd.bhyve.agent.v1.Envelope
-	(*durationpb.Duration)(nil),   // 10: google.protobuf.Duration
+	(*PowerOffRequest)(nil),       // 3: containerd.bhyve.agent.v1.PowerOffRequest
+	(*CreateBundleRequest)(nil),   // 4: containerd.bhyve.agent.v1.CreateBundleRequest
+	(*Share)(nil),                 // 5: containerd.bhyve.agent.v1.Share
+	(*DeleteBundleRequest)(nil),   // 6: containerd.bhyve.agent.v1.DeleteBundleRequest
+	(*SubscribeRequest)(nil),      // 7: containerd.bhyve.agent.v1.SubscribeRequest
+	(*Envelope)(nil),              // 8: containerd.bhyve.agent.v1.Envelope
+	(*durationpb.Duration)(nil),   // 9: google.protobuf.Duration
+	(*anypb.Any)(nil),             // 10: google.protobuf.Any
 	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
-	(*anypb.Any)(nil),             // 12: google.protobuf.Any
-	(*emptypb.Empty)(nil),         // 13: google.protobuf.Empty
+	(*emptypb.Empty)(nil),         // 12: google.protobuf.Empty
 }
 var file_agent_proto_depIdxs = []int32{
-	10, // 0: containerd.bhyve.agent.v1.HelloResponse.uptime:type_name -> google.protobuf.Duration
-	11, // 1: containerd.bhyve.agent.v1.SetTimeRequest.now:type_name -> google.protobuf.Timestamp
-	10, // 2: containerd.bhyve.agent.v1.PowerOffRequest.grace:type_name -> google.protobuf.Duration
-	6,  // 3: containerd.bhyve.agent.v1.CreateBundleRequest.shares:type_name -> containerd.bhyve.agent.v1.Share
-	0,  // 4: containerd.bhyve.agent.v1.Share.cache:type_name -> containerd.bhyve.agent.v1.Cache
-	12, // 5: containerd.bhyve.agent.v1.Envelope.event:type_name -> google.protobuf.Any
-	11, // 6: containerd.bhyve.agent.v1.Envelope.published_at:type_name -> google.protobuf.Timestamp
-	1,  // 7: containerd.bhyve.agent.v1.System.Hello:input_type -> containerd.bhyve.agent.v1.HelloRequest
-	3,  // 8: containerd.bhyve.agent.v1.System.SetTime:input_type -> containerd.bhyve.agent.v1.SetTimeRequest
-	4,  // 9: containerd.bhyve.agent.v1.System.PowerOff:input_type -> containerd.bhyve.agent.v1.PowerOffRequest
-	5,  // 10: containerd.bhyve.agent.v1.Bundle.Create:input_type -> containerd.bhyve.agent.v1.CreateBundleRequest
-	7,  // 11: containerd.bhyve.agent.v1.Bundle.Delete:input_type -> containerd.bhyve.agent.v1.DeleteBundleRequest
-	8,  // 12: containerd.bhyve.agent.v1.Events.Subscribe:input_type -> containerd.bhyve.agent.v1.SubscribeRequest
-	2,  // 13: containerd.bhyve.agent.v1.System.Hello:output_type -> containerd.bhyve.agent.v1.HelloResponse
-	13, // 14: containerd.bhyve.agent.v1.System.SetTime:output_type -> google.protobuf.Empty
-	13, // 15: containerd.bhyve.agent.v1.System.PowerOff:output_type -> google.protobuf.Empty
-	13, // 16: containerd.bhyve.agent.v1.Bundle.Create:output_type -> google.protobuf.Empty
-	13, // 17: containerd.bhyve.agent.v1.Bundle.Delete:output_type -> google.protobuf.Empty
-	9,  // 18: containerd.bhyve.agent.v1.Events.Subscribe:output_type -> containerd.bhyve.agent.v1.Envelope
-	13, // [13:19] is the sub-list for method output_type
-	7,  // [7:13] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	9,  // 0: containerd.bhyve.agent.v1.HelloResponse.uptime:type_name -> google.protobuf.Duration
+	9,  // 1: containerd.bhyve.agent.v1.PowerOffRequest.grace:type_name -> google.protobuf.Duration
+	5,  // 2: containerd.bhyve.agent.v1.CreateBundleRequest.shares:type_name -> containerd.bhyve.agent.v1.Share
+	0,  // 3: containerd.bhyve.agent.v1.Share.cache:type_name -> containerd.bhyve.agent.v1.Cache
+	10, // 4: containerd.bhyve.agent.v1.Envelope.event:type_name -> google.protobuf.Any
+	11, // 5: containerd.bhyve.agent.v1.Envelope.published_at:type_name -> google.protobuf.Timestamp
+	1,  // 6: containerd.bhyve.agent.v1.System.Hello:input_type -> containerd.bhyve.agent.v1.HelloRequest
+	3,  // 7: containerd.bhyve.agent.v1.System.PowerOff:input_type -> containerd.bhyve.agent.v1.PowerOffRequest
+	4,  // 8: containerd.bhyve.agent.v1.Bundle.Create:input_type -> containerd.bhyve.agent.v1.CreateBundleRequest
+	6,  // 9: containerd.bhyve.agent.v1.Bundle.Delete:input_type -> containerd.bhyve.agent.v1.DeleteBundleRequest
+	7,  // 10: containerd.bhyve.agent.v1.Events.Subscribe:input_type -> containerd.bhyve.agent.v1.SubscribeRequest
+	2,  // 11: containerd.bhyve.agent.v1.System.Hello:output_type -> containerd.bhyve.agent.v1.HelloResponse
+	12, // 12: containerd.bhyve.agent.v1.System.PowerOff:output_type -> google.protobuf.Empty
+	12, // 13: containerd.bhyve.agent.v1.Bundle.Create:output_type -> google.protobuf.Empty
+	12, // 14: containerd.bhyve.agent.v1.Bundle.Delete:output_type -> google.protobuf.Empty
+	8,  // 15: containerd.bhyve.agent.v1.Events.Subscribe:output_type -> containerd.bhyve.agent.v1.Envelope
+	11, // [11:16] is the sub-list for method output_type
+	6,  // [6:11] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -726,7 +677,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   9,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -10,7 +10,6 @@ import (
 
 type SystemService interface {
 	Hello(context.Context, *HelloRequest) (*HelloResponse, error)
-	SetTime(context.Context, *SetTimeRequest) (*emptypb.Empty, error)
 	PowerOff(context.Context, *PowerOffRequest) (*emptypb.Empty, error)
 }
 
@@ -23,13 +22,6 @@ func RegisterSystemService(srv *ttrpc.Server, svc SystemService) {
 					return nil, err
 				}
 				return svc.Hello(ctx, &req)
-			},
-			"SetTime": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
-				var req SetTimeRequest
-				if err := unmarshal(&req); err != nil {
-					return nil, err
-				}
-				return svc.SetTime(ctx, &req)
 			},
 			"PowerOff": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req PowerOffRequest
@@ -55,14 +47,6 @@ func NewSystemClient(client *ttrpc.Client) SystemService {
 func (c *systemClient) Hello(ctx context.Context, req *HelloRequest) (*HelloResponse, error) {
 	var resp HelloResponse
 	if err := c.client.Call(ctx, "containerd.bhyve.agent.v1.System", "Hello", req, &resp); err != nil {
-		return nil, err
-	}
-	return &resp, nil
-}
-
-func (c *systemClient) SetTime(ctx context.Context, req *SetTimeRequest) (*emptypb.Empty, error) {
-	var resp emptypb.Empty
-	if err := c.client.Call(ctx, "containerd.bhyve.agent.v1.System", "SetTime", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

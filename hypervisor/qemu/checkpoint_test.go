@@ -10,9 +10,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
+	agentv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto/v1"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor/internal/checkpoint"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/thaw"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/ttrpc"
 )
 
 // saved boots a machine and saves it. The configuration has no directory to
@@ -76,9 +80,16 @@ func TestCheckpointAndClones(t *testing.T) {
 	// Both at once, of the same memory.
 	first := restored(t, cfg, dir)
 	second := restored(t, cfg, dir)
-	if a, b := greet(t, first.system), greet(t, second.system); a.BootId == "" || b.Uptime.AsDuration() > patience {
-		t.Errorf("boot id %s, uptime %v", a.BootId, b.Uptime.AsDuration())
+	differ(t, first, second)
+	// One that is thawed again, as after it was parked, stays who it was.
+	before := thawed(t, first)
+	if err := errors.Join(first.Machine.(*machine).Park(testContext(t)), first.Machine.(*machine).Unpark(testContext(t))); err != nil {
+		t.Fatal(err)
 	}
+	if after := thawed(t, first); after.BootID != before.BootID || after.Uptime <= before.Uptime {
+		t.Errorf("thawed %+v, and again %+v", before, after)
+	}
+
 	// They share what they have not written.
 	u, err := first.Machine.(hypervisor.Measurer).Usage(t.Context())
 	if err != nil {
@@ -109,6 +120,46 @@ func TestCheckpointAndClones(t *testing.T) {
 		t.Error(err)
 	}
 	refusals(t, cfg, dir)
+}
+
+// differ thaws two clones of a machine whose agent has been talked to, and fails
+// the test for what they have in common.
+func differ(t *testing.T, first, second booted) {
+	t.Helper()
+	for _, b := range []booted{first, second} {
+		if id := greet(t, b.system).BootId; id != "" {
+			t.Fatalf("boot id %s before the thaw: clones will share it", id)
+		}
+	}
+	// The boot id is the first that the kernel draws after the thaw.
+	a, b := thawed(t, first), thawed(t, second)
+	if a.BootID == b.BootID || a.MachineID == b.MachineID {
+		t.Errorf("clones are one: %+v, %+v", a, b)
+	}
+	if got := greet(t, first.system).BootId; got != a.BootID {
+		t.Errorf("boot id %s, thawed as %s", got, a.BootID)
+	}
+}
+
+func thawed(t *testing.T, b booted) thaw.Proof {
+	t.Helper()
+	conn, err := b.Dial(testContext(t), agentproto.PortControl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := ttrpc.NewClient(conn)
+	defer c.Close()
+	began := time.Now()
+	p, err := thaw.Do(testContext(t), agentv1.NewThawClient(c), thaw.Identity{Hostname: "clone"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("thawed in %v: boot id %s, clock %v ahead, give or take %v, after %d corrections",
+		time.Since(began), p.BootID, p.ClockError, p.ClockBound, p.Corrections)
+	if !p.ClockIsRight() {
+		t.Errorf("the clock is %v ahead, give or take %v", p.ClockError, p.ClockBound)
+	}
+	return p
 }
 
 // refusals tries what may not be restored. It spoils the checkpoint.

@@ -13,13 +13,17 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/ttrpc"
 	"github.com/urfave/cli/v3"
 
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
+	agentv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto/v1"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/pool"
 	poolv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/pool/api/v1"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/pool/client"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/thaw"
 )
 
 // sample is one claim, in milliseconds since it began: when the machine had
@@ -126,11 +130,27 @@ func claimOne(ctx context.Context, socket string, want client.Want, backend hype
 	if err != nil {
 		return sample{}, err
 	}
+	answered := time.Since(began)
+	// The boot id is drawn only now.
+	proof, err := thawed(ctx, m.Machine)
+	if err != nil {
+		return sample{}, err
+	}
 	return sample{
 		Tier:  strings.ToLower(strings.TrimPrefix(m.Tier.String(), "TIER_")),
-		Owned: ms(m.Owned), Running: ms(m.Running), Agent: ms(time.Since(began)),
-		Machine: m.ID(), Age: m.Age.Seconds(), BootID: hello.BootId, Uptime: hello.Uptime.AsDuration().Seconds(),
+		Owned: ms(m.Owned), Running: ms(m.Running), Agent: ms(answered),
+		Machine: m.ID(), Age: m.Age.Seconds(), BootID: proof.BootID, Uptime: hello.Uptime.AsDuration().Seconds(),
 	}, nil
+}
+
+func thawed(ctx context.Context, m hypervisor.Machine) (thaw.Proof, error) {
+	conn, err := m.Dial(ctx, agentproto.PortControl)
+	if err != nil {
+		return thaw.Proof{}, err
+	}
+	c := ttrpc.NewClient(conn)
+	defer c.Close()
+	return thaw.Do(ctx, agentv1.NewThawClient(c), thaw.Identity{})
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

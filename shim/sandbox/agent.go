@@ -7,21 +7,22 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
 	agentv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto/v1"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/thaw"
 )
 
 // agent is the guest's side of the control port.
 type agent struct {
 	task   taskapi.TTRPCTaskService
 	system agentv1.SystemService
+	thaw   agentv1.ThawService
 	bundle agentv1.BundleService
 	net    agentv1.NetworkService
 	pod    agentv1.PodService
@@ -37,6 +38,7 @@ func newAgent(control, events net.Conn) *agent {
 	return &agent{
 		task:   taskapi.NewTTRPCTaskClient(c),
 		system: agentv1.NewSystemClient(c),
+		thaw:   agentv1.NewThawClient(c),
 		bundle: agentv1.NewBundleClient(c),
 		net:    agentv1.NewNetworkClient(c),
 		pod:    agentv1.NewPodClient(c),
@@ -64,13 +66,14 @@ func (a *agent) hello(ctx context.Context) (*agentv1.HelloResponse, error) {
 	return resp, nil
 }
 
-// setTime gives the guest the host's wall clock: its own came from a clock chip
-// with whole seconds.
-func (a *agent) setTime(ctx context.Context) error {
-	if _, err := a.system.SetTime(ctx, &agentv1.SetTimeRequest{Now: timestamppb.New(time.Now())}); err != nil {
-		return fmt.Errorf("set the guest's clock: %w", err)
+// become makes the machine one of its kind, and gives it the host's clock.
+func (a *agent) become(ctx context.Context) (thaw.Proof, error) {
+	p, err := thaw.Do(ctx, a.thaw, thaw.Identity{})
+	if err == nil && !p.ClockIsRight() {
+		log.G(ctx).WithField("clock_error", p.ClockError).WithField("give_or_take", p.ClockBound).
+			Warn("the guest's clock may be wrong: the link is slow")
 	}
-	return nil
+	return p, err
 }
 
 func (a *agent) close() {

@@ -93,9 +93,9 @@ func TestABootThatFails(t *testing.T) {
 		"the guest is of another version": {func(b *bed, r *CreateRequest) {
 			b.backend.furnish = func(a *fakeAgent) { a.protocol++ }
 		}, "agent", errdefs.IsFailedPrecondition, "protocol version"},
-		"the guest's clock cannot be set": {func(b *bed, r *CreateRequest) {
-			b.backend.furnish = func(a *fakeAgent) { a.on("system.SetTime", refusal(errdefs.ErrUnavailable)) }
-		}, "agent", func(err error) bool { return err != nil }, "clock"},
+		"the guest cannot be thawed": {func(b *bed, r *CreateRequest) {
+			b.backend.furnish = func(a *fakeAgent) { a.on("thaw.Thaw", refusal(errdefs.ErrUnavailable)) }
+		}, "agent", func(err error) bool { return err != nil }, "thaw"},
 		"the machine dies while it boots": {func(b *bed, r *CreateRequest) {
 			b.backend.furnish = func(a *fakeAgent) {
 				a.on("system.Hello", func(ctx context.Context) error {

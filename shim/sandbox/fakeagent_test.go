@@ -73,6 +73,7 @@ func (a *fakeAgent) serve() {
 	a.server = server
 	taskapi.RegisterTTRPCTaskService(server, fakeTask{fakeAgent: a})
 	agentv1.RegisterSystemService(server, fakeSystem{a})
+	agentv1.RegisterThawService(server, fakeThaw{a})
 	agentv1.RegisterBundleService(server, fakeBundle{a})
 	agentv1.RegisterEventsService(server, fakeEvents{a})
 	agentv1.RegisterPodService(server, fakePod{a})
@@ -379,8 +380,15 @@ func (f fakeSystem) Hello(_ context.Context, r *agentv1.HelloRequest) (*agentv1.
 	return &agentv1.HelloResponse{Nonce: r.Nonce, ProtocolVersion: f.protocol}, f.answer("system.Hello", func() error { return nil })
 }
 
-func (f fakeSystem) SetTime(context.Context, *agentv1.SetTimeRequest) (*emptypb.Empty, error) {
-	return &emptypb.Empty{}, f.answer("system.SetTime", func() error { return nil })
+type fakeThaw struct{ *fakeAgent }
+
+func (f fakeThaw) Thaw(_ context.Context, r *agentv1.ThawRequest) (*agentv1.ThawResponse, error) {
+	resp := &agentv1.ThawResponse{Nonce: r.Nonce, Clock: r.Now, BootId: "boot", MachineId: r.MachineId, Hostname: r.Hostname}
+	return resp, f.answer("thaw.Thaw", func() error { return nil })
+}
+
+func (f fakeThaw) Clock(_ context.Context, r *agentv1.ClockRequest) (*agentv1.ClockResponse, error) {
+	return &agentv1.ClockResponse{Clock: timestamppb.Now()}, f.answer("thaw.Clock", func() error { return nil })
 }
 
 // PowerOff leaves the machine running: the host has to end it.

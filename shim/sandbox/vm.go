@@ -20,6 +20,7 @@ import (
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/config"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/pod"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/sizing"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/thaw"
 )
 
 // vm is a machine whose agent has answered.
@@ -179,13 +180,16 @@ func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm,
 	return v, nil
 }
 
-// greet is the first talk with the agent: who it is, and what time it is.
+// greet is the first talk with the agent: who it is, and from now on, and what
+// time it is.
 func (v *vm) greet(ctx context.Context) (*agentv1.HelloResponse, error) {
 	ctx, release := whileAlive(ctx, v.Machine)
 	defer release()
 	hello, err := v.agent.hello(ctx)
 	if err == nil {
-		err = v.agent.setTime(ctx)
+		var p thaw.Proof
+		p, err = v.agent.become(ctx)
+		hello.BootId = p.BootID
 	}
 	if err != nil && ctx.Err() != nil {
 		return nil, fmt.Errorf("%w: %w", err, context.Cause(ctx))

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
 	agentv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto/v1"
@@ -113,6 +114,7 @@ func run(b birth) error {
 		return err
 	}
 	agentv1.RegisterSystemService(server, g)
+	agentv1.RegisterThawService(server, g)
 	path := filepath.Join(b.Dir, socketName)
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -145,8 +147,15 @@ func (a *agent) Hello(_ context.Context, r *agentv1.HelloRequest) (*agentv1.Hell
 	}, nil
 }
 
-func (*agent) SetTime(context.Context, *agentv1.SetTimeRequest) (*emptypb.Empty, error) {
-	return &emptypb.Empty{}, nil
+func (a *agent) Thaw(_ context.Context, r *agentv1.ThawRequest) (*agentv1.ThawResponse, error) {
+	return &agentv1.ThawResponse{
+		Nonce: r.Nonce, Clock: r.Now, BootId: a.memory.BootID, MachineId: r.MachineId, Hostname: r.Hostname,
+		Uptime: durationpb.New(a.memory.Uptime + time.Since(a.began)),
+	}, nil
+}
+
+func (*agent) Clock(context.Context, *agentv1.ClockRequest) (*agentv1.ClockResponse, error) {
+	return &agentv1.ClockResponse{Clock: timestamppb.Now()}, nil
 }
 
 func (*agent) PowerOff(context.Context, *agentv1.PowerOffRequest) (*emptypb.Empty, error) {

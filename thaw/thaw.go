@@ -1,0 +1,132 @@
+// Package thaw is the host's side of the step by which a machine becomes one of
+// its kind: after every boot, restore and unparking, and before anything of a
+// workload. The guest's side is agent's Thaw service, which also says what is
+// done in which order.
+package thaw
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
+	agentv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto/v1"
+)
+
+// MaxClockError is how far the guest's wall clock may be from the host's.
+const MaxClockError = 10 * time.Millisecond
+
+// maxCorrections bounds the exchanges by which the clock is set right.
+const maxCorrections = 8
+
+// Identity is who the machine is from now on.
+type Identity struct {
+	// MachineID is that of machine-id(5). Empty is one at random.
+	MachineID string
+	// Hostname is the guest's own, not its containers'. Empty leaves it as it is.
+	Hostname string
+}
+
+// Proof is what the guest has answered, and what was measured of it.
+type Proof struct {
+	BootID, MachineID, Hostname string
+	// Uptime is the time since the guest's kernel started.
+	Uptime time.Duration
+	// ClockError is how far the guest's wall clock is ahead of the host's, give
+	// or take ClockBound: the way of a message takes unknown time each way.
+	ClockError, ClockBound time.Duration
+	// Corrections counts the exchanges that it took to get the clock right.
+	Corrections int
+}
+
+// ClockIsRight says whether the guest's clock is certain to be within
+// MaxClockError of the host's.
+func (p Proof) ClockIsRight() bool { return p.ClockError.Abs()+p.ClockBound <= MaxClockError }
+
+// Do thaws a machine: one exchange where the link is fast, and a few more for
+// the clock where it is not. A clock that could not be set right is no error: see
+// Proof. After an error the machine is not fit for a workload.
+func Do(ctx context.Context, agent agentv1.ThawService, id Identity) (Proof, error) {
+	if id.MachineID == "" {
+		id.MachineID = random(16)
+	}
+	nonce, entropy := make([]byte, 16), make([]byte, 2*agentproto.MinEntropy)
+	rand.Read(nonce)
+	rand.Read(entropy)
+
+	// The host's time is this one reading and what passes after it, so that a
+	// step of its wall clock in between is nobody's error.
+	now := time.Now()
+	resp, err := agent.Thaw(ctx, &agentv1.ThawRequest{
+		Nonce: nonce, Now: timestamppb.New(now), Entropy: entropy, MachineId: id.MachineID, Hostname: id.Hostname,
+	})
+	if err != nil {
+		return Proof{}, fmt.Errorf("thaw: %w", err)
+	}
+	p := Proof{BootID: resp.BootId, MachineID: resp.MachineId, Hostname: resp.Hostname, Uptime: resp.Uptime.AsDuration()}
+	switch {
+	case !bytes.Equal(resp.Nonce, nonce):
+		return p, errors.New("thaw: the answer is not to this question")
+	case resp.MachineId != id.MachineID, id.Hostname != "" && resp.Hostname != id.Hostname, resp.BootId == "":
+		return p, fmt.Errorf("thaw: the guest is not who it was told to be: %v", resp)
+	}
+	// Between setting its clock to now and reading it again, the guest's clock
+	// went as the host's: what is missing is the time on the way there and back.
+	guest := resp.Clock.AsTime().Sub(now)
+	e := interval{guest - time.Since(now), 0}
+	for p.ClockError, p.ClockBound = e.middle(); !p.ClockIsRight() && p.Corrections < maxCorrections; p.ClockError, p.ClockBound = e.middle() {
+		p.Corrections++
+		if e, err = correct(ctx, agent, now, e); err != nil {
+			return p, fmt.Errorf("thaw: %w", err)
+		}
+	}
+	return p, nil
+}
+
+// correct takes from the guest's clock the error that it is known to have, and
+// measures what is left. base is a reading of the host's clock.
+func correct(ctx context.Context, agent agentv1.ThawService, base time.Time, e interval) (interval, error) {
+	was, _ := e.middle()
+	sent := time.Since(base)
+	resp, err := agent.Clock(ctx, &agentv1.ClockRequest{Step: durationpb.New(-was)})
+	if err != nil {
+		return e, err
+	}
+	received := time.Since(base)
+	guest := resp.Clock.AsTime().Sub(base)
+	// It was read at some time between sent and received.
+	measured := interval{guest - received, guest - sent}
+	return measured.within(interval{e.from - was, e.to - was}), nil
+}
+
+// interval is where an error is certain to be.
+type interval struct{ from, to time.Duration }
+
+func (i interval) middle() (at, bound time.Duration) {
+	bound = (i.to - i.from) / 2
+	return i.from + bound, bound
+}
+
+// within is what both have in common. Where that is nothing, as of a clock that
+// somebody else has set meanwhile, the later one counts.
+func (i interval) within(before interval) interval {
+	both := interval{max(i.from, before.from), min(i.to, before.to)}
+	if both.from > both.to {
+		return i
+	}
+	return both
+}
+
+// random returns n bytes in hexadecimal.
+func random(n int) string {
+	b := make([]byte, n)
+	rand.Read(b)
+	return hex.EncodeToString(b)
+}
