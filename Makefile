@@ -10,7 +10,7 @@ SHIM      := bin/containerd-shim-bhyve-v2
 POOL      := bin/bhyve-pool
 
 PACKAGES  := busybox-static ca-certificates gcc libc6-dev libprotobuf-dev \
-             nftables protobuf-compiler qemu-system-x86 runc xz-utils
+             nftables protobuf-compiler qemu-system-x86 runc tini xz-utils
 CONTAINERD := github.com/containerd/containerd/v2/cmd
 CNI        := github.com/containernetworking/plugins/plugins
 

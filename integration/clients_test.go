@@ -66,6 +66,13 @@ func (r *clientRig) within() (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(r.ctx, commandTimeout, fmt.Errorf("took longer than %v", commandTimeout))
 }
 
+// cleanup is a context for what is done after the test.
+func (r *clientRig) cleanup() context.Context {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), commandTimeout)
+	r.Cleanup(cancel)
+	return ctx
+}
+
 // run runs a container to its end.
 func (r *clientRig) run(c lab.Container) lab.Result {
 	r.Helper()
@@ -82,9 +89,7 @@ func (r *clientRig) run(c lab.Container) lab.Result {
 func (r *clientRig) start(c lab.Container) string {
 	r.Helper()
 	r.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), commandTimeout)
-		defer cancel()
-		if err := r.client.Remove(ctx, c.ID); err != nil {
+		if err := r.client.Remove(r.cleanup(), c.ID); err != nil {
 			r.Errorf("remove: %v", err)
 		}
 	})
@@ -202,13 +207,24 @@ func clientStop(r *clientRig) {
 			r.Error(err)
 		}
 	}
-	// It chooses its exit code on SIGTERM.
-	id := r.start(r.container("/bin/probe", "signals"))
-	stop(id, 20*time.Second)
-	r.wantExit(id, 42)
-	id = r.start(r.container("/bin/sh", "-c", "trap '' TERM; while :; do sleep 1; done"))
-	stop(id, time.Second)
-	r.wantExit(id, 128+9)
+	for _, c := range []struct {
+		trap  string
+		grace time.Duration
+		code  int
+	}{
+		{"exit 42", 20 * time.Second, 42},
+		{"", time.Second, 128 + 9},
+	} {
+		id := r.start(r.container("/bin/sh", "-c", "trap '"+c.trap+"' TERM; touch /tmp/ready; while :; do sleep 1; done"))
+		r.eventually(commandTimeout, func() error {
+			if result := r.exec(id, nil, nil, "/bin/ls", "/tmp/ready"); result.Code != 0 {
+				return fmt.Errorf("%s", result)
+			}
+			return nil
+		})
+		stop(id, c.grace)
+		r.wantExit(id, c.code)
+	}
 }
 
 func clientRemove(r *clientRig) {
