@@ -118,6 +118,10 @@ func testLimits(r *rig) {
 	if m := r.metrics(id); m.GetMemory().GetUsageLimit() != 48*mib || m.GetPids().GetLimit() != 77 {
 		r.Errorf("after the update, metrics are %v", m)
 	}
+	r.mustOK(r.exec(id, nil, nil, nil, "/bin/sh", "-c", "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done"))
+	if m := r.metrics(id); m.GetCPU().GetNrThrottled() == 0 {
+		r.Errorf("a process that takes all it can was never throttled: %v", m.GetCPU())
+	}
 	if !r.reference() {
 		much, cpus := int64(1)<<40, "0"
 		r.update(ctx, task, &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &much}}, errdefs.IsOutOfRange)
@@ -177,16 +181,24 @@ func (r *rig) metricsV1(text string) *stats.Metrics {
 	}
 	var v1 struct {
 		Memory struct{ Usage struct{ Usage, Limit uint64 } }
-		CPU    struct{ Usage struct{ Total uint64 } }
-		Pids   struct{ Current, Limit uint64 }
+		CPU    struct {
+			Usage      struct{ Total uint64 }
+			Throttling struct {
+				ThrottledPeriods uint64 `json:"throttled_periods"`
+			}
+		}
+		Pids struct{ Current, Limit uint64 }
 	}
 	if err := json.Unmarshal([]byte(text), &v1); err != nil {
 		r.Fatalf("%v in %s", err, text)
 	}
 	return &stats.Metrics{
 		Memory: &stats.MemoryStat{Usage: v1.Memory.Usage.Usage, UsageLimit: v1.Memory.Usage.Limit},
-		CPU:    &stats.CPUStat{UsageUsec: v1.CPU.Usage.Total / uint64(time.Microsecond)},
-		Pids:   &stats.PidsStat{Current: v1.Pids.Current, Limit: v1.Pids.Limit},
+		CPU: &stats.CPUStat{
+			UsageUsec:   v1.CPU.Usage.Total / uint64(time.Microsecond),
+			NrThrottled: v1.CPU.Throttling.ThrottledPeriods,
+		},
+		Pids: &stats.PidsStat{Current: v1.Pids.Current, Limit: v1.Pids.Limit},
 	}
 }
 

@@ -54,7 +54,7 @@ func (s *Sandbox) receiveEvents(v *vm) error {
 		}
 		// The stream itself must never wait for containerd: to stall it would
 		// look like the end of the agent.
-		if n := s.events.backlog(); n >= eventBacklog {
+		if n := s.events.backlog(); n >= s.events.limit {
 			return fmt.Errorf("containerd has not taken %d events, and the guest makes more", n)
 		}
 		if env.Event == nil {

@@ -37,11 +37,13 @@ type eventQueue struct {
 	done chan struct{}
 	// giveUp ends the publishing, of what is under way as well.
 	giveUp context.CancelFunc
+	// limit is eventBacklog, but for tests.
+	limit int
 }
 
 func newEventQueue(ctx context.Context, publisher events.Publisher) *eventQueue {
 	ctx, giveUp := context.WithCancel(ctx)
-	q := &eventQueue{more: make(chan struct{}, 1), done: make(chan struct{}), giveUp: giveUp}
+	q := &eventQueue{more: make(chan struct{}, 1), done: make(chan struct{}), giveUp: giveUp, limit: eventBacklog}
 	go func() {
 		defer close(q.done)
 		for {

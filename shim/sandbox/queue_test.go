@@ -83,11 +83,13 @@ func TestContainerdIsAwayForLong(t *testing.T) {
 
 // A guest cannot fill the host's memory with events.
 func TestAGuestThatFloodsTheHostWithEvents(t *testing.T) {
+	const limit = 100
 	b := newBed(t)
+	b.Sandbox.events.limit = limit
 	c := b.running("c1")
 	b.published("start c1")
 	release := b.events.hold()
-	for range eventBacklog + 2 {
+	for range limit + 2 {
 		b.Sandbox.events.send(&apievents.TaskOOM{ContainerID: "c1"})
 	}
 	b.agent().emit(&apievents.TaskOOM{ContainerID: "c1"})
