@@ -1,0 +1,38 @@
+package join
+
+import (
+	"context"
+	"fmt"
+	"net"
+
+	"github.com/containerd/errdefs"
+)
+
+// Namespace is of Linux only.
+type Namespace struct{}
+
+// Open returns errdefs.ErrNotImplemented: FreeBSD has no network namespaces.
+func Open(string) (*Namespace, error) {
+	return nil, fmt.Errorf("network namespaces: on FreeBSD: %w", errdefs.ErrNotImplemented)
+}
+
+// New is Open.
+func New() (*Namespace, error) { return Open("") }
+
+// Path is empty.
+func (n *Namespace) Path() string { return "" }
+
+// Receipt names nothing.
+func (n *Namespace) Receipt() Receipt { return Receipt{} }
+
+// AddTap returns errdefs.ErrNotImplemented.
+func (n *Namespace) AddTap() (net.HardwareAddr, error) { return nil, errdefs.ErrNotImplemented }
+
+// Connect returns errdefs.ErrNotImplemented.
+func (n *Namespace) Connect() (*Interface, error) { return nil, errdefs.ErrNotImplemented }
+
+// Close does nothing.
+func (n *Namespace) Close() error { return nil }
+
+// Undo implements receipt.Resource.
+func (r Receipt) Undo(context.Context) error { return nil }

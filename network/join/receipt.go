@@ -1,0 +1,18 @@
+package join
+
+import "github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
+
+// Receipt is a namespace with a machine's tap in it. Its undoing removes the tap
+// and what leads to it.
+type Receipt struct {
+	Path string `json:"path"`
+	// Inode is the namespace's: another may have got the path since.
+	Inode uint64 `json:"inode"`
+}
+
+func init() {
+	receipt.Register(Receipt{}.Kind(), func() receipt.Resource { return new(Receipt) })
+}
+
+// Kind implements receipt.Resource.
+func (Receipt) Kind() string { return "network namespace" }
