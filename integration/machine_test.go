@@ -29,6 +29,7 @@ func TestMachine(t *testing.T) {
 		{"own network", testOwnNetwork},
 		{"link", testLink},
 		{"default network", testDefaultNetwork},
+		{"network namespace of the host", testNamespaceOfTheHost},
 		{"machine killed", testMachineKilled},
 		{"agent crashed", testAgentCrashed},
 		{"client gone during boot", testClientGone},

@@ -3,3 +3,5 @@ package integration
 func testDefaultNetwork(r *rig) {
 	r.Skip("the lab's world beyond the host is made of Linux's network namespaces")
 }
+
+func testNamespaceOfTheHost(r *rig) { r.Skip("FreeBSD has no network namespaces") }

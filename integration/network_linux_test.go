@@ -168,3 +168,47 @@ func testDefaultNetwork(r *rig) {
 		r.Error("a released network is checked as if it were there")
 	}
 }
+
+// testNamespaceOfTheHost runs a container in a network namespace that has been
+// filled before, as CRI's are: the guest is found at the interface's address.
+func testNamespaceOfTheHost(r *rig) {
+	ns, err := netns.New()
+	if err != nil {
+		r.Fatal(err)
+	}
+	defer ns.Close()
+	const own, hosts = "10.9.0.2", "10.9.0.1"
+	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "pod0", MTU: 1400}, PeerName: "net1", PeerMTU: 1400, PeerNamespace: netlink.NsFd(ns.Fd())}
+	if err := errors.Join(netlink.LinkAdd(veth), linkUp("pod0", hosts+"/24")); err != nil {
+		r.Fatal(err)
+	}
+	r.Cleanup(func() {
+		if err := netlink.LinkDel(veth); err != nil {
+			r.Error(err)
+		}
+	})
+	if err := netns.Do(ns, func() error { return linkUp("net1", own+"/24") }); err != nil {
+		r.Fatal(err)
+	}
+	path := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), ns.Fd())
+	id := r.start([]string{"--with-ns", "network:" + path}, "/bin/probe", "web", "8080")
+	r.eventually(commandTimeout, func() error {
+		resp, err := (&http.Client{Timeout: commandTimeout}).Get("http://" + own + ":8080/")
+		if err == nil {
+			resp.Body.Close()
+		}
+		return err
+	})
+	mtu := r.mustOK(r.exec(id, nil, nil, nil, "cat", "/sys/class/net/net1/mtu"))
+	r.expect(mtu, 0, "1400\n")
+	r.removeContainer(id)
+	r.eventually(commandTimeout, func() error {
+		return netns.Do(ns, func() error {
+			if _, err := netlink.LinkByName("bhyve0"); err == nil {
+				return errors.New("the machine's tap is still in the namespace")
+			}
+			_, err := netlink.LinkByName("net1")
+			return err
+		})
+	})
+}

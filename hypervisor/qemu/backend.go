@@ -15,6 +15,7 @@ import (
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor/internal/process"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor/link"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/netns"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -159,11 +160,9 @@ func (m *machine) run(ctx context.Context, caps hypervisor.Capabilities, s spec,
 	m.mark, m.cid = s.uuid, s.cid
 	m.Process.Cmd.Args = append(m.Process.Cmd.Args, args...)
 	m.Process.Cmd.ExtraFiles = inherited
-	// All its connections are open files. The process stands for its containers
-	// on the host, where OCI hooks set up the network namespace of that process:
-	// it must not be the host's.
-	m.Process.Cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWNET
-	err = m.Process.Start(log.G(ctx).WithField("machine", m.ID()), book, s.uuid)
+	err = inNetNS(m.Process.Cmd, s.NIC, func() error {
+		return m.Process.Start(log.G(ctx).WithField("machine", m.ID()), book, s.uuid)
+	})
 	if m.Process.Started() {
 		go m.wait()
 		defer close(m.connected)
@@ -217,4 +216,21 @@ func (m *machine) openMonitor(ctx context.Context) error {
 	}
 	m.monitor, err = openMonitor(ctx, conn)
 	return err
+}
+
+// inNetNS starts a monitor that is in the network namespace of the machine's tap,
+// or in one of its own. All its connections are open files. The process stands
+// for its containers on the host, where clients and OCI hooks look for, and set
+// up, the network namespace of that process: it must not be the host's.
+func inNetNS(cmd *exec.Cmd, nic *hypervisor.NIC, start func() error) error {
+	if nic == nil || nic.NetNS == "" {
+		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWNET
+		return start()
+	}
+	ns, err := netns.Open(nic.NetNS)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	return netns.Do(ns, start)
 }

@@ -36,7 +36,15 @@ func TestNamespaces(t *testing.T) {
 			}
 		})
 	}
-	for _, typ := range []specs.LinuxNamespaceType{specs.NetworkNamespace, specs.PIDNamespace, specs.IPCNamespace, specs.UserNamespace} {
+	t.Run("network of the host by path", func(t *testing.T) {
+		spec := minimal()
+		spec.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.NetworkNamespace, Path: "/run/netns/x"}}
+		guest := translate(t, spec)
+		if guest.NetNS != "/run/netns/x" || guest.Spec.Linux.Namespaces[0].Path != "/run/netns/sandbox" {
+			t.Errorf("the interface comes from %q, the container is in %+v", guest.NetNS, guest.Spec.Linux.Namespaces)
+		}
+	})
+	for _, typ := range []specs.LinuxNamespaceType{specs.PIDNamespace, specs.IPCNamespace, specs.UserNamespace} {
 		t.Run(string(typ)+" of the host by path", func(t *testing.T) {
 			spec := minimal()
 			spec.Linux.Namespaces = []specs.LinuxNamespace{{Type: typ, Path: "/proc/1/ns/x"}}

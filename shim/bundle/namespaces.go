@@ -13,7 +13,8 @@ import (
 
 // translateNamespaces puts the container into the machine's network namespace
 // for containers, whatever the spec asks for: the guest's root namespace holds
-// the link and is out of a container's reach.
+// the link and is out of a container's reach. A namespace of the host's is where
+// the machine's interface comes from.
 //
 // A spec has nothing but paths on the host to say that a container of a pod
 // shares the pod's IPC, UTS or PID namespace. Such a path cannot be followed
@@ -27,11 +28,11 @@ func translateNamespaces(t *translation) error {
 	for _, ns := range t.spec.Linux.Namespaces {
 		shared := t.podNamespace(ns.Type)
 		switch {
-		case ns.Path != "" && (t.pod.ID == "" || shared == ""):
-			return fmt.Errorf("linux.namespaces: %s namespace %s of the host: %w", ns.Type, ns.Path, errdefs.ErrNotImplemented)
 		case ns.Type == specs.NetworkNamespace:
 			t.guest.NetNS = ns.Path
 			continue
+		case ns.Path != "" && (t.pod.ID == "" || shared == ""):
+			return fmt.Errorf("linux.namespaces: %s namespace %s of the host: %w", ns.Type, ns.Path, errdefs.ErrNotImplemented)
 		case t.isPod() && (ns.Type == specs.IPCNamespace || ns.Type == specs.UTSNamespace):
 			continue
 		case ns.Path != "":

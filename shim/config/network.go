@@ -20,13 +20,18 @@ const (
 	NetworkNone NetworkMode = "none"
 	// NetworkDefault gives each sandbox an address and a policy of package network.
 	NetworkDefault NetworkMode = "default"
+	// NetworkCNI gives what the client's CNI plugins put into a network namespace
+	// of the machine's process, between the creation of a container and its start
+	// (`ctr run --cni`). A client that does so in a hook (nerdctl) needs no mode.
+	NetworkCNI NetworkMode = "cni"
 )
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (m *NetworkMode) UnmarshalText(text []byte) error {
 	*m = NetworkMode(text)
-	if *m != NetworkNone && *m != NetworkDefault {
-		return fmt.Errorf("network mode %q: want %q or %q", text, NetworkNone, NetworkDefault)
+	switch *m {
+	case NetworkNone, NetworkDefault, NetworkCNI:
+		return nil
 	}
-	return nil
+	return fmt.Errorf("network mode %q: want %q, %q or %q", text, NetworkNone, NetworkDefault, NetworkCNI)
 }

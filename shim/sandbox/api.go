@@ -27,12 +27,22 @@ type declared struct {
 // files are those that the guest has for each container: the pod's, and what a
 // default network brings to a pod that says nothing of it.
 func (d *declared) files() []string {
-	const resolvConf = "/etc/resolv.conf"
 	files := d.pod.Paths()
-	if d.pod.NetNS == "" && d.config.Network.Mode == config.NetworkDefault && !slices.Contains(files, resolvConf) {
-		files = append(files, resolvConf)
+	for _, f := range d.network().files() {
+		if !slices.Contains(files, f) {
+			files = append(files, f)
+		}
 	}
 	return files
+}
+
+// network is the pod's: the namespace that it was given, or else what there is
+// without.
+func (d *declared) network() networkRequest {
+	if d.pod.NetNS != "" {
+		return networkRequest{netns: d.pod.NetNS}
+	}
+	return networkRequest{standard: d.config.Network.Mode == config.NetworkDefault}
 }
 
 // Declare makes this a sandbox of its own, of which nothing runs yet: the
@@ -63,14 +73,14 @@ func (s *Sandbox) StartDeclared(ctx context.Context, id string) error {
 		return err
 	}
 	_, err = s.machine(ctx, machineRequest{
-		id:     id,
-		bundle: d.pod.Bundle,
-		member: id,
-		config: d.config,
-		size:   d.config.Machine.Size(),
-		cgroup: d.pod.Cgroup,
-		netns:  d.pod.NetNS,
-		pod:    &d.pod,
+		id:      id,
+		bundle:  d.pod.Bundle,
+		member:  id,
+		config:  d.config,
+		size:    d.config.Machine.Size(),
+		cgroup:  d.pod.Cgroup,
+		network: d.network(),
+		pod:     &d.pod,
 	})
 	return err
 }

@@ -94,6 +94,11 @@ func (c *Container) Start(ctx context.Context, execID string) error {
 	if err != nil {
 		return err
 	}
+	if execID == "" {
+		if err := c.vm.admitNetwork(ctx); err != nil {
+			return fmt.Errorf("start %s: %w", c.ID, err)
+		}
+	}
 	if err := p.streams().StartInput(ctx); err != nil {
 		return fmt.Errorf("start %s: %w", c.ID, err)
 	}

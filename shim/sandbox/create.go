@@ -89,7 +89,7 @@ func (s *Sandbox) Create(ctx context.Context, r CreateRequest) (_ *Container, er
 	if err != nil {
 		return nil, err
 	}
-	guest, err := bundle.Translate(r.ID, s.podOf(spec, r.Config), spec, rootfs)
+	guest, err := bundle.Translate(r.ID, s.podOf(spec, place.network), spec, rootfs)
 	if err != nil {
 		return nil, err
 	}
@@ -101,13 +101,13 @@ func (s *Sandbox) Create(ctx context.Context, r CreateRequest) (_ *Container, er
 	}
 
 	c.vm, err = s.machine(ctx, machineRequest{
-		id:     cmp.Or(bundle.SandboxID(spec), r.ID),
-		bundle: r.Bundle,
-		member: r.ID,
-		config: place.config,
-		size:   place.config.Machine.Size(),
-		cgroup: place.cgroup,
-		netns:  guest.NetNS,
+		id:      cmp.Or(bundle.SandboxID(spec), r.ID),
+		bundle:  r.Bundle,
+		member:  r.ID,
+		config:  place.config,
+		size:    place.config.Machine.Size(),
+		cgroup:  place.cgroup,
+		network: place.network,
 	})
 	if err != nil {
 		return nil, err
@@ -239,12 +239,12 @@ func (c *Container) deleteTask(ctx context.Context) error {
 }
 
 // podOf is what the sandbox is to the container of spec.
-func (s *Sandbox) podOf(spec *specs.Spec, cfg config.Config) bundle.Pod {
+func (s *Sandbox) podOf(spec *specs.Spec, n networkRequest) bundle.Pod {
 	s.mu.Lock()
 	d := s.declared
 	s.mu.Unlock()
 	if d == nil {
-		return bundle.Pod{ID: bundle.SandboxID(spec), Files: networkFiles(spec, cfg)}
+		return bundle.Pod{ID: bundle.SandboxID(spec), Files: n.files()}
 	}
 	return bundle.Pod{ID: d.pod.ID, Files: d.files()}
 }

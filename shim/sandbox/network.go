@@ -2,7 +2,10 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -11,6 +14,7 @@ import (
 	agentv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto/v1"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
 	hostnet "github.com/containerd-shim-bhyve/containerd-shim-bhyve/network"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/join"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/config"
 )
@@ -19,21 +23,67 @@ import (
 // named it.
 const guestInterface = "eth0"
 
+// networkRequest is what network the containers of a machine are to have. The
+// zero value is none but loopback.
+type networkRequest struct {
+	// netns is a network namespace of the host's whose interface they get, empty
+	// for none.
+	netns string
+	// own is true if a namespace is to be made on the host for a client to fill,
+	// between the creation of the container and its start: by CNI plugins that it
+	// runs itself (ctr) or in a hook (nerdctl), and finds by the machine's pid.
+	own bool
+	// standard is true for the configured default network.
+	standard bool
+}
+
+// networkFor reads from a spec, as containerd wrote it, what network it wants.
+// One that names no network namespace wants the host's, which no guest can have.
+func networkFor(spec *specs.Spec, cfg config.Network) networkRequest {
+	if spec.Linux == nil {
+		return networkRequest{}
+	}
+	r := networkRequest{standard: cfg.Mode == config.NetworkDefault}
+	for _, ns := range spec.Linux.Namespaces {
+		switch {
+		case ns.Type != specs.NetworkNamespace:
+		case ns.Path != "":
+			return networkRequest{netns: ns.Path}
+		case cfg.Mode == config.NetworkCNI || runsHooks(spec):
+			return networkRequest{own: true}
+		}
+	}
+	return r
+}
+
+// runsHooks is true for specs whose client has its say before the process runs.
+func runsHooks(spec *specs.Spec) bool {
+	//lint:ignore SA1019 Prestart is deprecated and still written.
+	return spec.Hooks != nil && len(spec.Hooks.Prestart)+len(spec.Hooks.CreateRuntime) > 0
+}
+
 // network is what the containers of a machine have of the host's networks. Its
 // methods are for nil as well, which is nothing.
 type network struct {
-	nic   hypervisor.NIC
+	nic hypervisor.NIC
+	// guest is what the agent is told, nil while it is not known.
 	guest *agentv1.ConfigureNetworkRequest
-	line  *receipt.Receipt
+	// line is nil for what ends by itself.
+	line *receipt.Receipt
+
+	// ns is the namespace that the interface comes from, nil for one of package
+	// network's. mu makes one caller connect it.
+	ns *join.Namespace
+	mu sync.Mutex
 }
 
 // openNetwork takes what r asks for from the host, before the machine is made.
 // nil if it asks for nothing.
 func openNetwork(ctx context.Context, r machineRequest, book *receipt.Book) (*network, error) {
 	switch {
-	case r.netns != "":
+	case r.network.netns != "" || r.network.own:
 		return joinNetwork(ctx, r, book)
-	case r.config.Network.Mode == config.NetworkDefault:
+	case r.network.standard:
 		return addNetwork(ctx, r, book)
 	}
 	return nil, nil
@@ -86,6 +136,75 @@ func configurationOf(r *hostnet.Result) *agentv1.ConfigureNetworkRequest {
 	return c
 }
 
+// joinNetwork makes the machine's tap in a network namespace of the host's.
+func joinNetwork(ctx context.Context, r machineRequest, book *receipt.Book) (_ *network, err error) {
+	n := &network{}
+	if r.network.own {
+		n.ns, err = join.New()
+	} else {
+		n.ns, err = join.Open(r.network.netns)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.close(ctx))
+		}
+	}()
+	if !r.network.own {
+		if n.line, err = book.Write(n.ns.Receipt()); err != nil {
+			return nil, err
+		}
+	}
+	mac, err := n.ns.AddTap()
+	if err != nil {
+		return nil, err
+	}
+	n.nic = hypervisor.NIC{Tap: join.Tap, NetNS: n.ns.Path(), MAC: mac}
+	if err := n.connect(ctx); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+// connect looks whether there is an interface to be had from the namespace, and
+// takes it.
+func (n *network) connect(ctx context.Context) error {
+	i, err := n.ns.Connect()
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if len(i.Ignored) > 0 {
+		log.G(ctx).Warnf("a machine has one network interface: %s is used, and ignored are %v", i.Name, i.Ignored)
+	}
+	n.guest = takeOver(n.nic.MAC, i)
+	return nil
+}
+
+// takeOver is what a guest is told of an interface of the host's.
+func takeOver(device []byte, i *join.Interface) *agentv1.ConfigureNetworkRequest {
+	nic := &agentv1.Interface{Device: device, Name: i.Name, Mac: i.MAC, Mtu: uint32(i.MTU)}
+	for _, a := range i.Addresses {
+		nic.Addresses = append(nic.Addresses, a.String())
+	}
+	c := &agentv1.ConfigureNetworkRequest{Interfaces: []*agentv1.Interface{nic}}
+	for _, r := range i.Routes {
+		route := &agentv1.Route{Destination: r.Destination.String(), Interface: i.Name, OnLink: r.OnLink, Metric: uint32(r.Metric)}
+		if r.Gateway.IsValid() {
+			route.Gateway = r.Gateway.String()
+		}
+		if r.Source.IsValid() {
+			route.Source = r.Source.String()
+		}
+		c.Routes = append(c.Routes, route)
+	}
+	return c
+}
+
 // device is the machine's.
 func (n *network) device() *hypervisor.NIC {
 	if n == nil {
@@ -101,7 +220,34 @@ func (n *network) close(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyWait)
 	defer cancel()
-	return n.line.Undo(ctx)
+	var errs []error
+	if n.line != nil {
+		errs = append(errs, n.line.Undo(ctx))
+	}
+	if n.ns != nil {
+		if err := n.ns.Close(); !errors.Is(err, os.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// admitNetwork is for a container that is about to start: if a client has filled
+// the machine's namespace by now, the guest gets what is in it.
+func (v *vm) admitNetwork(ctx context.Context) error {
+	n := v.network
+	if n == nil || n.ns == nil {
+		return nil
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.guest != nil {
+		return nil
+	}
+	if err := n.connect(ctx); err != nil {
+		return err
+	}
+	return v.configureNetwork(ctx)
 }
 
 // configureNetwork tells the guest of its containers' network.
@@ -109,6 +255,8 @@ func (v *vm) configureNetwork(ctx context.Context) error {
 	if v.network == nil || v.network.guest == nil {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, v.agentTimeout)
+	defer cancel()
 	ctx, release := whileAlive(ctx, v.Machine)
 	defer release()
 	if _, err := v.agent.net.Configure(ctx, v.network.guest); err != nil {
@@ -117,20 +265,11 @@ func (v *vm) configureNetwork(ctx context.Context) error {
 	return nil
 }
 
-// networkFiles are those of a container's root that the default network brings.
-// Who has given it a network of his own brings them himself.
-func networkFiles(spec *specs.Spec, cfg config.Config) []string {
-	if cfg.Network.Mode != config.NetworkDefault || spec.Linux == nil {
-		return nil
+// files are those of a container's root that the network brings. Who has filled
+// a namespace brings them himself.
+func (r networkRequest) files() []string {
+	if r.standard {
+		return []string{"/etc/resolv.conf"}
 	}
-	for _, ns := range spec.Linux.Namespaces {
-		if ns.Type == specs.NetworkNamespace && ns.Path != "" {
-			return nil
-		}
-	}
-	return []string{"/etc/resolv.conf"}
-}
-
-func joinNetwork(context.Context, machineRequest, *receipt.Book) (*network, error) {
-	return nil, fmt.Errorf("network namespace of the host: %w", errdefs.ErrNotImplemented)
+	return nil
 }

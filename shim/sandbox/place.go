@@ -15,6 +15,8 @@ type place struct {
 	config config.Config
 	// cgroup is linux.cgroupsPath on the host, empty for the shim's own.
 	cgroup string
+	// network is what network the containers are to have.
+	network networkRequest
 }
 
 // placeOf is that of a machine whose first container has this spec, as the host
@@ -27,7 +29,7 @@ func placeOf(spec *specs.Spec, cfg config.Config) (place, error) {
 	if cfg, err = sized(r, cfg); err != nil {
 		return place{}, err
 	}
-	p := place{config: cfg}
+	p := place{config: cfg, network: networkFor(spec, cfg.Network)}
 	if spec.Linux != nil {
 		p.cgroup = spec.Linux.CgroupsPath
 	}

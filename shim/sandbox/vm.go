@@ -56,10 +56,8 @@ type machineRequest struct {
 	size           config.Size
 	// cgroup is where the machine belongs on the host, as linux.cgroupsPath of a
 	// spec has it.
-	cgroup string
-	// netns is the host's network namespace that the containers' network is to be
-	// taken from, empty for none.
-	netns string
+	cgroup  string
+	network networkRequest
 	// pod is what to make of it; nil for one that its first container makes.
 	pod *pod.Config
 }
