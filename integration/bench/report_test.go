@@ -1,9 +1,13 @@
 package bench
 
 import (
+	"bytes"
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/integration/pattern"
 )
 
 func TestPercentileIsNearestRank(t *testing.T) {
@@ -15,22 +19,64 @@ func TestPercentileIsNearestRank(t *testing.T) {
 	}
 }
 
-func TestMarkdownShowsWhatWasMeasured(t *testing.T) {
-	r := newReport(time.Unix(0, 0))
-	r.Samples = []Sample{
-		{Runtime: "one", Op: OpBoot, Clocks: map[string]float64{clockStarted: 12.34}},
-		{Runtime: "two", Op: OpBoot, Clocks: map[string]float64{clockStarted: 56}},
+func boots(tier string, concurrency int, clock string, values ...float64) (list []Sample) {
+	for _, v := range values {
+		list = append(list, Sample{Tier: tier, Op: OpBoot, Concurrency: concurrency, Clocks: map[string]float64{clock: v}})
 	}
-	got := r.Markdown()
+	return list
+}
+
+func someReport() *Report {
+	r := newReport(time.Unix(0, 0))
+	r.MemoryMiB = 256
+	r.Samples = append(r.Samples, boots(TierRunc, 1, clockFirstByte, 80)...)
+	r.Samples = append(r.Samples, boots(TierBootFull, 1, clockAgent, 3000, 3200, 3400)...)
+	r.Samples = append(r.Samples, boots(TierPrewarm, 1, clockAgent, 32)...)
+	r.Samples = append(r.Samples, boots(TierPrewarm, 1, clockFirstByte, 40)...)
+	r.Samples = append(r.Samples, boots(TierPrewarm, 50, clockAgent, 320)...)
+	r.Footprints = []Footprint{{Tier: TierDurablePrewarm, Machines: 10, GuestPrivate: 3 << 20}}
+	r.Refills = []Refill{{Tier: TierDurablePrewarm, Machines: 10, WallMS: 2500, CPUMS: 300, Rebuild: true}}
+	return r
+}
+
+func TestMarkdownShowsWhatWasMeasured(t *testing.T) {
+	got := someReport().Markdown()
 	for _, row := range []string{
-		"| boot | d: Task.Start returned | one | 1 | 12.3 | 12.3 | 12.3 |\n",
-		"| boot | d: Task.Start returned | two | 1 | 56.0 | 56.0 | 56.0 |\n",
+		"| boot | 1 | d: first byte | runc | 1 | 80.0 | 80.0 | 80.0 | 80.0 |\n",
+		"| boot | 1 | c: agent answered | boot-full | 3 | 3200.0 | 3200.0 | 3400.0 | 3400.0 |\n",
+		"| boot | 50 | c: agent answered | prewarm | 1 | 320.0 | 320.0 | 320.0 | 320.0 |\n",
+		"| agent answered, p50 | prewarm | boot-full | 0.010 | ≤ 1/100 | reached |\n",
+		"| agent answered, p95 of 50 at once to p50 of one | prewarm | prewarm | 10.000 | ≤ 5 | missed |\n",
+		"| first byte, p50 | prewarm | runc | 0.500 | ≤ 1 | reached |\n",
+		"| durable-prewarm | after everything was killed | 10 | 2.5 | 300 |\n",
+		"| durable-prewarm | 10 | 0.0 | 0.0 | 3.00 | 0.0 | 0.0 | 0.0 |\n",
 	} {
 		if !strings.Contains(got, row) {
 			t.Errorf("no row %q in\n%s", row, got)
 		}
 	}
-	if strings.Contains(got, clockAgent) {
+	if strings.Contains(got, clockOwned) {
 		t.Errorf("a clock without samples is in\n%s", got)
+	}
+}
+
+// The page has the samples in it, and asks for nothing from elsewhere.
+func TestHTMLIsComplete(t *testing.T) {
+	r := someReport()
+	r.Samples[0].Proof = pattern.Boot{Kernel: "</script><b>"}
+	got, err := r.HTML()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, data, found := bytes.Cut(got, []byte(`id="samples">`))
+	data, _, _ = bytes.Cut(data, []byte("</script>"))
+	var back Report
+	if err := json.Unmarshal(data, &back); !found || err != nil || len(back.Samples) != len(r.Samples) || back.Samples[0].Proof.Kernel != r.Samples[0].Proof.Kernel {
+		t.Errorf("samples of the page: %v, %+v", err, back.Samples)
+	}
+	for _, foreign := range []string{"http:", "https:", "src=", "<link", "@import"} {
+		if bytes.Contains(got, []byte(foreign)) {
+			t.Errorf("the page has %q in it", foreign)
+		}
 	}
 }

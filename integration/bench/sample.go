@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/oci"
@@ -22,11 +23,22 @@ import (
 // opTimeout bounds one operation.
 const opTimeout = 3 * time.Minute
 
-// subject is one runtime under measurement.
+// Where machines come from, in the shim's words.
+const (
+	pathBoot = "boot"
+	pathHot  = "hot"
+	pathCold = "cold"
+)
+
+// subject is one runtime under measurement, with machines from one tier.
 type subject struct {
 	lab     *lab.Lab
+	tier    string
 	runtime string
 	image   containerd.Image
+	// config is the shim's configuration file, and path where it has its machines
+	// from. runc has neither.
+	config, path string
 }
 
 // boot starts a container that prints its proof and ends, and removes it.
@@ -51,10 +63,10 @@ func (s *subject) boot(ctx context.Context, id string) (_ *Sample, err error) {
 	// By this object: it knows the pipes of its output, and removes them.
 	defer end(ctx, task, &err)
 	sample, err := s.measure(ctx, OpBoot, task, out)
-	if err != nil || s.runtime != lab.RuntimeBhyve {
+	if err != nil || s.path == "" {
 		return sample, err
 	}
-	return sample, s.addShimClocks(ctx, sample, logged)
+	return sample, s.addShim(ctx, sample, id, logged)
 }
 
 // exec starts a further process that prints its proof, in a running task.
@@ -92,7 +104,7 @@ func (s *subject) measure(ctx context.Context, op string, p containerd.Process, 
 	if err := p.Start(ctx); err != nil {
 		return nil, fmt.Errorf("start %s: %w", p.ID(), err)
 	}
-	sample := &Sample{Runtime: s.runtime, Op: op, Clocks: map[string]float64{clockStarted: out.elapsed()}}
+	sample := &Sample{Tier: s.tier, Op: op, Concurrency: 1, Clocks: map[string]float64{clockStarted: out.elapsed()}}
 	status := <-ended
 	sample.Clocks[clockEnded] = out.elapsed()
 	if status.Error() != nil || status.ExitCode() != 0 {
@@ -109,9 +121,13 @@ func (s *subject) measure(ctx context.Context, op string, p containerd.Process, 
 }
 
 func (s *subject) newContainer(ctx context.Context, id string, command ...string) (containerd.Container, error) {
+	var options any
+	if s.config != "" {
+		options = &runtimeoptions.Options{ConfigPath: s.config}
+	}
 	return s.lab.Client.NewContainer(ctx, id,
 		containerd.WithImage(s.image),
-		containerd.WithRuntime(s.runtime, nil),
+		containerd.WithRuntime(s.runtime, options),
 		containerd.WithNewSnapshot(id, s.image),
 		containerd.WithNewSpec(oci.WithImageConfig(s.image), oci.WithProcessArgs(command...)))
 }

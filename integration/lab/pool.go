@@ -3,6 +3,7 @@ package lab
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -14,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/proc"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/pool/client"
 )
 
@@ -130,6 +132,34 @@ func (p *Pool) Warm(ctx context.Context, n int) error {
 		return fmt.Errorf("%w\n%s", err, p.Log())
 	}
 	return nil
+}
+
+// Machines are the processes of those that the daemon knows of, by its records.
+func (p *Pool) Machines() ([]proc.ID, error) {
+	records, err := filepath.Glob(filepath.Join(p.state, "entries", "*", "entry.json"))
+	if err != nil {
+		return nil, err
+	}
+	var ids []proc.ID
+	for _, path := range records {
+		data, err := os.ReadFile(path)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		var entry struct {
+			Machine *struct{ Process proc.ID }
+		}
+		if err == nil {
+			err = json.Unmarshal(data, &entry)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if entry.Machine != nil {
+			ids = append(ids, entry.Machine.Process)
+		}
+	}
+	return ids, nil
 }
 
 // Pid is the daemon's.

@@ -37,7 +37,7 @@ type origin struct {
 func (o origin) fields() log.Fields {
 	f := log.Fields{"path": strings.ToLower(strings.TrimPrefix(o.tier.String(), "TIER_"))}
 	if o.template != "" {
-		f["template"], f["t_owned"], f["age"] = o.template, o.owned.Milliseconds(), o.age.Milliseconds()
+		f["template"], f["t_owned"], f["age"] = o.template, milliseconds(o.owned), milliseconds(o.age)
 	}
 	return f
 }

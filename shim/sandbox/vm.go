@@ -166,17 +166,21 @@ func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm,
 		return nil, err
 	}
 	log.G(ctx).WithFields(log.Fields{
+		"sandbox":  r.id,
 		"machine":  m.ID(),
 		"pid":      m.Pid(),
 		"boot_id":  hello.BootId,
 		"kernel":   hello.Kernel,
-		"t_launch": launched.Sub(began).Milliseconds(),
-		"t_link":   linked.Sub(began).Milliseconds(),
-		"t_agent":  time.Since(began).Milliseconds(),
-		"uptime":   hello.Uptime.AsDuration().Milliseconds(),
+		"t_launch": milliseconds(launched.Sub(began)),
+		"t_link":   milliseconds(linked.Sub(began)),
+		"t_agent":  milliseconds(time.Since(began)),
+		"uptime":   milliseconds(hello.Uptime.AsDuration()),
 	}).WithFields(from.fields()).Info("sandbox machine is up")
 	return v, nil
 }
+
+// milliseconds are what times are logged in: a claim takes few of them.
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // greet is the first talk with the agent: who it is, and from now on, and what
 // time it is.
