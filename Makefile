@@ -125,6 +125,7 @@ machines: guest ## tests of the parts that boot machines or build images, withou
 	$(call say,tests with machines)
 	@BHYVE_GUEST_DIR=$(CURDIR)/$(GUEST) BHYVE_DEBS=$(CURDIR)/$(CACHE)/debs $(GO) test -count=1 -timeout 10m \
 		./hypervisor/qemu ./vmmapi/linuxboot ./guest/...
+	@BHYVE_GUEST_DIR=$(CURDIR)/$(GUEST) $(GO) test -count=1 -timeout 10m -run TestMachines ./pool
 
 .PHONY: generate
 generate: deps ## regenerate the code of agentproto/v1 and pool/api/v1

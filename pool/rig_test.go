@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor/host"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/proc"
 	poolv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/pool/api/v1"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/pool/client"
@@ -265,6 +266,9 @@ func daemonMain(dir string) error {
 	defer stop()
 	o := options(dir)
 	o.Backend = fakevm.Backend{}
+	if os.Getenv(realEnv) != "" {
+		o.Backend = host.Backend()
+	}
 	o.Step = stepper()
 	// What is offered when the daemon is killed is held for so long.
 	o.ClaimTimeout = 5 * time.Second

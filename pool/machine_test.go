@@ -1,0 +1,146 @@
+//go:build linux
+
+package pool
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor/host"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/proc"
+	poolv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/pool/api/v1"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/pool/client"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
+)
+
+// guestEnv names the directory of a guest image, as for the other tests with
+// machines.
+const guestEnv = "BHYVE_GUEST_DIR"
+
+// realEnv has a test's daemon make real machines.
+const realEnv = "POOLTEST_REAL"
+
+// TestMachines is the life of a pool of real machines: saved, restored, parked,
+// taken up after a crash, claimed, and refused when the checkpoint is bad.
+func TestMachines(t *testing.T) {
+	guestDir := os.Getenv(guestEnv)
+	if guestDir == "" {
+		t.Skip(guestEnv + " is not set")
+	}
+	r := newRig(t)
+	d := r.startDaemon(realEnv + "=1")
+	c := r.serves(d)
+	tmpl := r.add(c, &poolv1.Template{
+		Name: "real", GuestDir: guestDir, High: 3, Cold: true,
+		Shape: &poolv1.Shape{Vcpus: 1, MemoryMib: 256},
+	})
+	dir := r.checkpointDir(c)
+	r.warm(c, tmpl.Name, 3)
+	if s := r.status(c).Templates[0]; s.MadeCold != 3 || s.MadeBoot != 0 {
+		t.Errorf("three machines of a checkpoint: %v", s)
+	}
+
+	// What waits outlives the daemon, stopped.
+	d.kill()
+	waiting := r.recorded()
+	for _, id := range waiting {
+		if stopped, err := id.Stopped(); err != nil || !stopped {
+			t.Errorf("machine %s without a daemon: stopped: %v, %v", id, stopped, err)
+		}
+	}
+	d = r.startDaemon(realEnv + "=1")
+	c = r.serves(d)
+	if s := r.status(c).Templates[0]; s.Hot != 3 || len(waiting) != 3 {
+		t.Errorf("after the restart: %v, machines %v", s, waiting)
+	}
+
+	seen := map[string]bool{}
+	for range 2 {
+		m := r.claimReal(c, tmpl)
+		if m.Tier != poolv1.Tier_TIER_HOT || seen[m.ID()] {
+			t.Errorf("machine %s from %v, after %v", m.ID(), m.Tier, seen)
+		}
+		seen[m.ID()] = true
+	}
+
+	// One bit.
+	if err := flip(filepath.Join(dir, "machine", "memory"), 100<<20); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Evict(t.Context(), &poolv1.EvictRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	r.warm(c, tmpl.Name, 1)
+	if !strings.Contains(d.output.String(), "has been altered") {
+		t.Errorf("the log says nothing of the altered checkpoint:\n%s", d.output)
+	}
+	r.claimReal(c, tmpl)
+
+	if _, err := c.RemoveTemplate(r.context(), &poolv1.TemplateRequest{Name: tmpl.Name}); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.GC(r.context(), nil); err != nil {
+		t.Error(err)
+	}
+	r.eventually(func() error {
+		left, err := filepath.Glob(filepath.Join(options(r.dir).State, entriesDir, "*"))
+		if err == nil && len(left) > 0 {
+			err = fmt.Errorf("entries are left: %q", left)
+		}
+		return err
+	})
+	_ = d.cmd.Process.Signal(unix.SIGTERM)
+	<-d.done
+	for _, id := range waiting {
+		if alive, err := id.Alive(); err != nil || alive {
+			t.Errorf("machine %s is left: %v", id, err)
+		}
+	}
+}
+
+// recorded are the machines in the daemon's records.
+func (r *rig) recorded() (ids []proc.ID) {
+	r.Helper()
+	records, err := filepath.Glob(filepath.Join(options(r.dir).State, entriesDir, "*", entryName))
+	if err != nil {
+		r.Fatal(err)
+	}
+	for _, path := range records {
+		var rec record
+		if err := readJSON(path, &rec); err != nil {
+			r.Fatal(err)
+		}
+		if rec.Machine != nil {
+			ids = append(ids, rec.Machine.Process)
+		}
+	}
+	return ids
+}
+
+// claimReal claims a machine, has its agent answer, and destroys it.
+func (r *rig) claimReal(c *client.Client, tmpl *poolv1.Template) *client.Claimed {
+	r.Helper()
+	book, err := receipt.Open(filepath.Join(r.TempDir(), "receipts"))
+	if err != nil {
+		r.Fatal(err)
+	}
+	m, err := c.Claim(r.context(), client.Want{Shape: tmpl.Shape}, host.Backend(), book)
+	if err != nil {
+		r.Fatal(err)
+	}
+	if _, err := Prove(r.context(), m.Machine); err != nil {
+		r.Error(err)
+	}
+	if err := m.Destroy(r.context()); err != nil {
+		r.Error(err)
+	}
+	if book.Len() > 0 {
+		r.Errorf("%d receipts are left", book.Len())
+	}
+	return m
+}
