@@ -38,6 +38,11 @@ type Service struct {
 // left to `delete`.
 const shutdownTimeout = 15 * time.Second
 
+// linger is how long the connection outlives the answer to ShutdownSandbox. A
+// client that learns of both at once takes one of them by chance (ttrpc's
+// client.go), and containerd insists on this answer.
+const linger = 250 * time.Millisecond
+
 var _ api.TTRPCSandboxService = (*Service)(nil)
 
 // New returns the service for s. exit is called when a ShutdownSandbox has been
@@ -163,8 +168,8 @@ func (s *Service) UpdateSandbox(ctx context.Context, _ *api.UpdateSandboxRequest
 // never created, as containerd asks for after a CreateSandbox that failed.
 func (s *Service) ShutdownSandbox(ctx context.Context, _ *api.ShutdownSandboxRequest) (*api.ShutdownSandboxResponse, error) {
 	// A request's context ends when its answer has been handed over (ttrpc's
-	// services.go), which containerd, other than with a task's, insists on.
-	context.AfterFunc(ctx, s.exit)
+	// services.go).
+	context.AfterFunc(ctx, func() { time.AfterFunc(linger, s.exit) })
 	ctx, cancel := context.WithTimeout(ctx, shutdownTimeout)
 	defer cancel()
 	return &api.ShutdownSandboxResponse{}, edge(ctx, "shutdown sandbox", s.sandbox.Close(ctx))
