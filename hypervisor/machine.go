@@ -88,6 +88,9 @@ type Capabilities struct {
 	Accelerated bool
 	// Vsock is true where the link is AF_VSOCK rather than a private tap.
 	Vsock bool
+	// Checkpoint is true where machines can be saved and restored: see
+	// Checkpointer and Restorer.
+	Checkpoint bool
 	// MaxVCPUs is the most virtual CPUs that a machine may have.
 	MaxVCPUs int
 }

@@ -29,7 +29,7 @@ func (g *fakeGuest) way(list []time.Duration) { time.Sleep(list[min(g.calls, len
 func (g *fakeGuest) Thaw(_ context.Context, r *agentv1.ThawRequest) (*agentv1.ThawResponse, error) {
 	g.way(g.there)
 	g.asked = r
-	g.ahead = r.Now.AsTime().Sub(time.Now())
+	g.ahead = time.Until(r.Now.AsTime())
 	// Work, which is no error of the clock's.
 	time.Sleep(40 * time.Millisecond)
 	resp := &agentv1.ThawResponse{

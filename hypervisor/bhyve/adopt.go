@@ -60,7 +60,9 @@ func (b Backend) adopt(ctx context.Context, r hypervisor.Record, book *receipt.B
 	if err != nil {
 		return nil, err
 	}
-	m := newMachine(hypervisor.Config{ID: r.ID, Dir: r.Dir}, b.vmm, p)
+	cfg := g.Asked
+	cfg.ID, cfg.Dir = r.ID, r.Dir
+	m := newMachine(cfg, b.vmm, p)
 	m.mark = r.Mark
 	if err := m.adoptParts(b, g, book); err != nil {
 		// It is still its former owner's.
@@ -96,7 +98,7 @@ func (b Backend) gone(r hypervisor.Record, g guest, book *receipt.Book) error {
 	vm := vmName(r.ID)
 	errs := []error{
 		destroyed(b.vmm.Destroy(vm)), removeCheckpointSocket(vm),
-		process.RemoveOutputs(r.Dir),
+		process.RemoveOutputs(r.Dir), vacate(g.Asked.CheckpointDir),
 	}
 	if len(g.NICs) > 0 && g.LinkMark != "" {
 		link, err := b.adoptLink(g.NICs[0].Tap, g.LinkMark, book)

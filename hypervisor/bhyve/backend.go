@@ -79,11 +79,21 @@ func (b Backend) Capabilities(context.Context) (hypervisor.Capabilities, error) 
 	if err != nil {
 		return hypervisor.Capabilities{}, fmt.Errorf("bhyve machines: %w", err)
 	}
-	return hypervisor.Capabilities{Accelerated: true, MaxVCPUs: n}, nil
+	caps := hypervisor.Capabilities{Accelerated: true, MaxVCPUs: n}
+	caps.Checkpoint, err = b.vmm.SupportsCheckpoint()
+	if err != nil {
+		return hypervisor.Capabilities{}, fmt.Errorf("bhyve machines: %w", err)
+	}
+	return caps, nil
 }
 
 // Launch implements hypervisor.Backend.
 func (b Backend) Launch(ctx context.Context, cfg hypervisor.Config, book *receipt.Book) (hypervisor.Machine, error) {
+	return b.start(ctx, cfg, "", book)
+}
+
+// start starts a machine by its kernel, or by the checkpoint in a directory.
+func (b Backend) start(ctx context.Context, cfg hypervisor.Config, from string, book *receipt.Book) (hypervisor.Machine, error) {
 	caps, err := b.Capabilities(ctx)
 	if err != nil {
 		return nil, err
@@ -108,7 +118,7 @@ func (b Backend) Launch(ctx context.Context, cfg hypervisor.Config, book *receip
 		return nil, fmt.Errorf("machine %s: this program's own path: %w", cfg.ID, err)
 	}
 	m := newMachine(cfg, b.vmm, process.New(cfg.Dir, loader[0], loader[1:]...))
-	if err := m.launch(ctx, cfg, b.openLink, book); err != nil {
+	if err := m.launch(ctx, from, b.openLink, book); err != nil {
 		// Also when ctx is what ended the launch.
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 		defer cancel()
@@ -128,15 +138,24 @@ func (b Backend) Launch(ctx context.Context, cfg hypervisor.Config, book *receip
 
 // launch acquires one thing after the other; Destroy releases those that are
 // there.
-func (m *machine) launch(ctx context.Context, cfg hypervisor.Config, openLink func(context.Context, *receipt.Book) (tapLink, error), book *receipt.Book) error {
+func (m *machine) launch(ctx context.Context, from string, openLink func(context.Context, *receipt.Book) (tapLink, error), book *receipt.Book) error {
+	if is, err := exists(m.cfg.CheckpointDir); err != nil || is {
+		return errors.Join(err, fmt.Errorf("%s holds a checkpoint: %w", m.cfg.CheckpointDir, errdefs.ErrAlreadyExists))
+	}
+	m.mark = uuid.NewString()
+	g := guestOf(m.cfg, m.vm, m.mark, "")
+	if from != "" {
+		var err error
+		if g.Restore, err = restorable(m.vmm, g, from); err != nil {
+			return err
+		}
+	}
 	link, err := openLink(ctx, book)
 	if err != nil {
 		return err
 	}
 	m.link(link)
-	m.mark = uuid.NewString()
-	g := guestOf(cfg, m.vm, m.mark, link.Tap())
-	g.LinkMark = link.Mark()
+	g.NICs[0].Tap, g.LinkMark = link.Tap(), link.Mark()
 	if err := prepare(m.dir, g); err != nil {
 		return err
 	}
@@ -158,7 +177,7 @@ func (m *machine) launch(ctx context.Context, cfg hypervisor.Config, openLink fu
 
 	launched := make(chan struct{})
 	defer close(launched)
-	err = m.Process.Start(log.G(ctx).WithField("machine", cfg.ID), book, m.mark)
+	err = m.Process.Start(log.G(ctx).WithField("machine", m.ID()), book, m.mark)
 	if m.Process.Started() {
 		go m.wait(launched)
 	}
@@ -211,6 +230,7 @@ func guestOf(cfg hypervisor.Config, vm, uuid, tap string) guest {
 		},
 		Kernel: cfg.Kernel, Initrd: cfg.Initrd,
 		Cmdline: strings.Join(slices.Concat(kernelArgs, cfg.Cmdline), " "),
+		Asked:   cfg,
 	}
 }
 

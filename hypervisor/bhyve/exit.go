@@ -30,6 +30,8 @@ type ending struct {
 	// active, or the agent answered. bhyve answers 1 both for a power-off and
 	// for a failure to start, and 0 for a reset and for a request for help.
 	Started bool
+	// Suspending is true if the machine was to be saved.
+	Suspending bool
 	// Said is the last line that bhyve wrote to its standard error.
 	Said string
 	At   time.Time
@@ -69,6 +71,9 @@ func (e ending) meaning() (hypervisor.ExitReason, string) {
 	case exitFailed:
 		return hypervisor.ExitError, is("bhyve gave up, or the virtual machine was destroyed under it")
 	case exitSuspended:
+		if e.Suspending {
+			return hypervisor.ExitPowerOff, is("the machine was saved")
+		}
 		return hypervisor.ExitError, is("the machine was suspended to a checkpoint by someone else")
 	case exitUsage:
 		return hypervisor.ExitError, is("bhyve did not understand its configuration")

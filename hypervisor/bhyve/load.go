@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/vmmapi"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/vmmapi/linuxboot"
 )
@@ -18,9 +20,36 @@ type guest struct {
 	// Kernel and Initrd are paths.
 	Kernel, Initrd string
 	Cmdline        string
-	// LinkMark is the mark of the first network device's tap. It is for who
-	// adopts the machine.
+	// Restore is the file to restore from, empty for a guest that is to be booted.
+	Restore string
+
+	// LinkMark is the mark of the first network device's tap, Asked what the
+	// machine was asked for. They are for who adopts the machine.
 	LinkMark string
+	Asked    hypervisor.Config
+}
+
+// make makes the virtual machine: loaded, or empty for bhyve(8) to restore.
+func (g guest) make(host *vmmapi.Host) error {
+	if g.Restore == "" {
+		return load(host, g)
+	}
+	vm, err := host.Create(g.Name)
+	if err != nil {
+		return err
+	}
+	vm.Close()
+	return nil
+}
+
+// argv is how bhyve(8) runs it, with its configuration in dir.
+func (g guest) argv(dir string) []string {
+	argv := []string{"bhyve", "-k", filepath.Join(dir, configFile)}
+	if g.Restore != "" {
+		// The name that is given last is the one that counts.
+		argv = append(argv, "-r", g.Restore)
+	}
+	return append(argv, g.Name)
 }
 
 // load makes the virtual machine and puts the guest into it, so that bhyve(8)

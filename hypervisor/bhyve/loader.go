@@ -44,7 +44,7 @@ func become(dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := load(vmmapi.ThisHost(), g); err != nil {
+	if err := g.make(vmmapi.ThisHost()); err != nil {
 		return err
 	}
 	// What is ignored stays ignored across exec. A console whose reader is gone
@@ -53,7 +53,7 @@ func become(dir string) error {
 	// Nor may anyone but root connect to the socket on which a bhyve that was
 	// built with checkpoints writes files for whoever asks.
 	syscall.Umask(0o077)
-	err = syscall.Exec(program, []string{"bhyve", "-k", filepath.Join(dir, configFile), g.Name}, os.Environ())
+	err = syscall.Exec(program, g.argv(dir), os.Environ())
 	err = &os.PathError{Op: "exec", Path: program, Err: err}
 	return errors.Join(err, destroyed(vmmapi.ThisHost().Destroy(g.Name)))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor/internal/process"
@@ -16,6 +17,7 @@ import (
 // is set before Launch returns and not changed after.
 type machine struct {
 	*process.Machine
+	cfg hypervisor.Config
 	dir string
 	// vm is the virtual machine's name.
 	vm string
@@ -27,6 +29,8 @@ type machine struct {
 	tap tapLink
 	// started is true once the guest was seen to run.
 	started bool
+	// suspending is true while Checkpoint waits for the end.
+	suspending atomic.Bool
 }
 
 var (
@@ -38,6 +42,7 @@ var (
 func newMachine(cfg hypervisor.Config, v vmm, p *process.Process) *machine {
 	return &machine{
 		Machine: process.NewMachine(cfg.ID, p),
+		cfg:     cfg,
 		dir:     cfg.Dir,
 		vm:      vmName(cfg.ID),
 		vmm:     v,
@@ -81,7 +86,7 @@ func (m *machine) release(ctx context.Context) error {
 		}
 		errs = append(errs, err)
 	}
-	errs = append(errs, unprepare(m.dir))
+	errs = append(errs, unprepare(m.dir), vacate(m.cfg.CheckpointDir))
 	if m.Link != nil {
 		// Only now: a tap cannot be destroyed while it is open.
 		errs = append(errs, m.Link.Close())
@@ -114,5 +119,5 @@ func (m *machine) wait(launched <-chan struct{}) {
 	// memory. What fails here is repeated, and reported, by Destroy.
 	_ = m.vmm.Destroy(m.vm)
 	status, known := m.Process.Status()
-	m.End(ending{Status: status, Unknown: !known, Started: m.started, Said: m.Process.Said(), At: m.Process.ExitedAt()}.exit())
+	m.End(ending{Status: status, Unknown: !known, Started: m.started, Suspending: m.suspending.Load(), Said: m.Process.Said(), At: m.Process.ExitedAt()}.exit())
 }

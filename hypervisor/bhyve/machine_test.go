@@ -27,9 +27,32 @@ const patience = 20 * time.Second
 type fakeVMM struct {
 	dir string
 
+	// cannotSave is a kernel without it; saveFails is a bhyve that refuses to.
+	cannotSave, saveFails bool
+
 	mu        sync.Mutex
 	others    []string
 	destroyed []string
+}
+
+func (v *fakeVMM) SupportsCheckpoint() (bool, error)       { return !v.cannotSave, nil }
+func (v *fakeVMM) build() (monitor, cpu string, err error) { return "bhyve 15.1", "EPYC", nil }
+
+// suspend writes what bhyve does, and tells the script.
+func (v *fakeVMM) suspend(_ context.Context, _, file string) error {
+	if v.saveFails {
+		return os.WriteFile(file, []byte("half"), 0o600)
+	}
+	meta := `{"basic metadata": {"memsize": 268435456}, "devices": [{"device": "x", "size": 3, "file_offset": 4}]}`
+	for suffix, data := range map[string]string{"": "memory", ".kern": "kernel.", ".meta": meta} {
+		if err := os.WriteFile(file+suffix, []byte(data), 0o600); err != nil {
+			return err
+		}
+	}
+	if err := os.Truncate(file, 256<<20); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(v.dir, "saved"), nil, 0o600)
 }
 
 func (v *fakeVMM) has(file string) bool {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/proc"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
@@ -20,9 +21,14 @@ type vmm interface {
 	// Destroy returns errdefs.ErrNotFound where there is no such virtual
 	// machine; so do the others.
 	Destroy(name string) error
-	// active says whether bhyve(8) has activated a vCPU.
+	// active says whether bhyve(8) lets the first vCPU run.
 	active(name string) (bool, error)
 	powerOff(name string) error
+	// SupportsCheckpoint says whether a virtual machine can be saved, suspend
+	// asks its bhyve(8) to, and build is what can read it again.
+	SupportsCheckpoint() (bool, error)
+	suspend(ctx context.Context, name, file string) error
+	build() (monitor, processor string, err error)
 	// usage is what a virtual machine's vCPUs have counted. It is the one that
 	// waits for the vCPUs, which a stopped bhyve(8) may hold up.
 	usage(name string) (vmUsage, error)
@@ -40,8 +46,14 @@ func (h thisHost) active(name string) (bool, error) {
 		return false, err
 	}
 	defer vm.Close()
-	cpus, err := vm.ActiveVCPUs()
-	return len(cpus) > 0, err
+	// bhyve holds each vCPU until it has set up, or restored, all the rest
+	// (usr.sbin/bhyve/bhyverun.c, fbsdrun_addcpu).
+	active, err := vm.ActiveVCPUs()
+	if err != nil {
+		return false, err
+	}
+	held, err := vm.DebugVCPUs()
+	return slices.Contains(active, 0) && !slices.Contains(held, 0), err
 }
 
 func (h thisHost) powerOff(name string) error {

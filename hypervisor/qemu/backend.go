@@ -53,7 +53,7 @@ func (Backend) Capabilities(context.Context) (hypervisor.Capabilities, error) {
 	if _, err := exec.LookPath(program); err != nil {
 		return hypervisor.Capabilities{}, fmt.Errorf("is QEMU installed? %w: %w", errdefs.ErrUnavailable, err)
 	}
-	return hypervisor.Capabilities{Accelerated: haveKVM(), Vsock: haveVsock(), MaxVCPUs: maxVCPUs}, nil
+	return hypervisor.Capabilities{Accelerated: haveKVM(), Vsock: haveVsock(), Checkpoint: true, MaxVCPUs: maxVCPUs}, nil
 }
 
 // Launch implements hypervisor.Backend.

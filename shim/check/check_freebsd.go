@@ -104,7 +104,7 @@ func kernelCheckpoint(context.Context) (string, error) {
 		return "", errors.New("unknown without vmm")
 	}
 	if !supported {
-		return "", errors.New("build the kernel with options BHYVE_SNAPSHOT; nothing here needs it yet")
+		return "", errors.New("build the kernel with options BHYVE_SNAPSHOT; without it no machine can be saved")
 	}
 	return "supported", nil
 }
@@ -112,7 +112,7 @@ func kernelCheckpoint(context.Context) (string, error) {
 func userCheckpoint(ctx context.Context) (string, error) {
 	usage, _ := exec.CommandContext(ctx, "/usr/sbin/bhyve", "-h").CombinedOutput()
 	if !strings.Contains(string(usage), "-r:") {
-		return "", errors.New("build world with WITH_BHYVE_SNAPSHOT=yes; nothing here needs it yet")
+		return "", errors.New("build world with WITH_BHYVE_SNAPSHOT=yes; without it no machine can be saved")
 	}
 	return "supported", nil
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor/link"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
+	"golang.org/x/sys/unix"
 )
 
 func openLink(ctx context.Context, book *receipt.Book) (tapLink, error) {
@@ -22,3 +23,7 @@ func adoptLink(tap, mark string, book *receipt.Book) (tapLink, error) {
 	}
 	return l, nil
 }
+
+// processorModel is the processor by its name: FreeBSD tells guests of all
+// that it has.
+func processorModel() (string, error) { return unix.Sysctl("hw.model") }

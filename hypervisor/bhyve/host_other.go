@@ -17,3 +17,7 @@ func openLink(context.Context, *receipt.Book) (tapLink, error) {
 func adoptLink(string, string, *receipt.Book) (tapLink, error) {
 	return nil, fmt.Errorf("a tap for bhyve: %w", errdefs.ErrNotImplemented)
 }
+
+func processorModel() (string, error) {
+	return "", fmt.Errorf("the processor under vmm(4): %w", errdefs.ErrNotImplemented)
+}
