@@ -124,7 +124,7 @@ conformance: guest suites ## run the conformance suites and write docs/conforman
 machines: guest ## tests of the parts that boot machines or build images, without containerd
 	$(call say,tests with machines)
 	@BHYVE_GUEST_DIR=$(CURDIR)/$(GUEST) BHYVE_DEBS=$(CURDIR)/$(CACHE)/debs $(GO) test -count=1 -timeout 10m \
-		./hypervisor/qemu ./vmmapi/linuxboot ./guest/...
+		./hypervisor/qemu ./hypervisor/host ./vmmapi/linuxboot ./guest/...
 	@BHYVE_GUEST_DIR=$(CURDIR)/$(GUEST) $(GO) test -count=1 -timeout 10m -run TestMachines ./pool
 
 .PHONY: generate

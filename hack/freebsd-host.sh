@@ -28,16 +28,21 @@ unit() {
 	TMPDIR=$PWD/tmp
 	export TMPDIR
 	mkdir -p "$TMPDIR"
+	export BHYVE_GUEST_DIR="$PWD/.cache/guest"
 	failed=
 	for test in $(find unit -name '*.test' | sort); do
-		(cd "$(dirname "$test")" && "./$(basename "$test")" -test.timeout=10m) || failed="$failed $test"
+		(cd "$(dirname "$test")" && "./$(basename "$test")" -test.timeout=30m) || failed="$failed $test"
 	done
 	[ -z "$failed" ] || { echo "failed:$failed" >&2 && return 1; }
 }
 
 integration() {
 	code=0
-	(cd integration && PATH=$PATH:/sbin:/usr/sbin ./integration.test -test.v -test.timeout=60m "$@") || code=$?
+	# A pool of this name is there to be tested in: zpool create csb-test DISK
+	if zpool list -H -o name csb-test >/dev/null 2>&1; then
+		export BHYVE_TEST_ZPOOL=csb-test
+	fi
+	(cd integration && PATH=$PATH:/sbin:/usr/sbin ./integration.test -test.v -test.timeout=$((60 * ${BHYVE_LAB_SLOW:-1}))m "$@") || code=$?
 	# The tests look for themselves; this is in case they were ended.
 	left=$(ls /dev/vmm 2>/dev/null; ifconfig -g bhyvelink; pgrep -fl 'containerd-shim-bhyve|bhyve: csb-' || :)
 	[ -z "$left" ] || { echo "left behind: $left" >&2 && return 1; }

@@ -11,9 +11,12 @@
 #                    taken from the host once, into .cache/freebsd/sysroot
 #   REMOTE_DIR       where to work on the host, by default /var/tmp/csb-test
 #   TESTFLAGS        for the integration tests, such as "-test.run=TestMachine"
+#   SLOW             how many times longer than usual things may take there, for a
+#                    host that is emulated
 set -eu
 cd "$(dirname "$0")/.."
-: "${HOST:?want HOST=[user@]host[:port]}" "${SSH:=ssh}" "${REMOTE_DIR:=/var/tmp/csb-test}" "${TESTFLAGS:=}" "${GO:=go}"
+: "${HOST:?want HOST=[user@]host[:port]}" "${SSH:=ssh}" "${REMOTE_DIR:=/var/tmp/csb-test}"
+: "${TESTFLAGS:=}" "${SLOW:=1}" "${GO:=go}"
 work=.cache/freebsd
 tree=$work/tree
 : "${FREEBSD_SYSROOT:=$PWD/$work/sysroot}"
@@ -80,7 +83,7 @@ unit() {
 
 integration() {
 	say "integration tests on $HOST"
-	remote "cd '$REMOTE_DIR' && sh freebsd-host.sh integration $TESTFLAGS"
+	remote "cd '$REMOTE_DIR' && BHYVE_LAB_SLOW=$SLOW sh freebsd-host.sh integration $TESTFLAGS"
 }
 
 [ $# -gt 0 ] || set -- build push unit integration

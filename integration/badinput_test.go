@@ -19,7 +19,7 @@ import (
 )
 
 // refusalTime bounds an error that needs no machine, or none that comes up.
-const refusalTime = 20 * time.Second
+var refusalTime = lab.Patience(20 * time.Second)
 
 func testForeignProgram(r *rig) {
 	result := r.ctr("run", "--rm", "--runtime", r.runtime, lab.ForeignImage, r.newID(), "/hello")

@@ -8,10 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -36,7 +36,10 @@ func TestMachine(t *testing.T) {
 		{"no guest image", testNoGuestImage},
 		{"boot timeout", testBootTimeout},
 		{"size", testMachineSize},
-		{"twenty at once", testTwentyAtOnce},
+		{"parked", testParked},
+		{"sizes", testSizes},
+		{"one after the other", testCycles},
+		{"many at once", testCrowd},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(newRig(t, lab.RuntimeBhyve)) })
 	}
@@ -86,6 +89,12 @@ func testMachineKilled(r *rig) {
 	r.waitStatus(id, "STOPPED")
 }
 
+// findMachine is the monitor of a container's machine.
+func (r *rig) findMachine(id string) lab.Process {
+	r.Helper()
+	return r.findProcess(machineProgram, machineWord(id))
+}
+
 // testClientGone kills the client while the machine boots. containerd gives up
 // on the task, and asks the shim to go once: the rig looks for what stays.
 func testClientGone(r *rig) {
@@ -108,7 +117,7 @@ func testClientGone(r *rig) {
 		return nil
 	})
 	// A killed ctr leaves its FIFOs, whatever the runtime.
-	fifos, err := filepath.Glob("/run/containerd/fifo/*/" + id + "-stdin")
+	fifos, err := filepath.Glob(defaults.DefaultFIFODir + "/*/" + id + "-stdin")
 	if err != nil || len(fifos) != 1 {
 		r.Fatalf("FIFOs of the killed client: %q, %v", fifos, err)
 	}
@@ -124,8 +133,7 @@ func machineRuns(id string) error {
 		return err
 	}
 	for _, p := range all {
-		name := filepath.Base(p.Args[0])
-		if (strings.HasPrefix(name, "qemu-system-") || strings.HasPrefix(name, "bhyve:")) && hasWord(p.Args, id) {
+		if strings.HasPrefix(filepath.Base(p.Args[0]), machineProgram) && hasWord(p.Args[1:], machineWord(id)) {
 			return nil
 		}
 	}
@@ -174,61 +182,4 @@ func (r *rig) runWithin(limit time.Duration, flags []string, command ...string) 
 		r.Errorf("took %v, more than %v: %s", took, limit, result)
 	}
 	return result
-}
-
-// clockError is how much faster than the host's a guest's clock may have gone
-// since its boot. The first seconds are told by a clock that is measured badly
-// on a busy host.
-const clockError = 1.5
-
-// crowdTimeout bounds the start of a crowd on few processors.
-const crowdTimeout = 5 * time.Minute
-
-func testTwentyAtOnce(r *rig) {
-	const crowd = 20
-	ids := make([]string, crowd)
-	results := make([]lab.Result, crowd)
-	errs := make([]error, crowd)
-	var wg sync.WaitGroup
-	for i := range ids {
-		ids[i] = r.newID()
-		r.Cleanup(func() { r.removeContainer(ids[i]) })
-		wg.Go(func() {
-			cmd := r.Command(r.ctx, "run", "--detach", "--null-io", "--runtime", r.runtime, lab.Image, ids[i], "/bin/probe", "signals")
-			results[i], errs[i] = r.Complete(cmd)
-		})
-	}
-	started := make(chan struct{})
-	go func() { wg.Wait(); close(started) }()
-	began := time.Now()
-	select {
-	case <-started:
-		r.Logf("%d sandboxes started in %v", crowd, time.Since(began).Round(time.Second))
-	case <-time.After(crowdTimeout):
-		r.Fatalf("not all of %d sandboxes started within %v", crowd, crowdTimeout)
-	}
-	seen := map[string]string{}
-	fastest := 0.0
-	for i, id := range ids {
-		if errs[i] != nil || results[i].Code != 0 {
-			r.Errorf("%v\n%s", errs[i], results[i])
-			continue
-		}
-		boot := r.parseBoot(r.exec(id, nil, nil, nil, "/bin/probe", "boot").Stdout)
-		if other, dup := seen[boot.BootID]; dup {
-			r.Errorf("%s and %s share a kernel", id, other)
-		}
-		seen[boot.BootID] = id
-		// A kernel that was starved while it measured its clock may tell the time
-		// too fast, and let every timeout pass early.
-		up, since := boot.UptimeSeconds, time.Since(began).Seconds()
-		fastest = max(fastest, up/since)
-		if up > clockError*since {
-			r.Errorf("%s says that it has been up for %.0f s, of %.0f s since it was asked for", id, up, since)
-		}
-	}
-	if len(seen) != crowd {
-		r.Errorf("%d of %d answered", len(seen), crowd)
-	}
-	r.Logf("the oldest guest says that it is %.0f%% of the time old", 100*fastest)
 }

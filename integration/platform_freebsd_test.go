@@ -21,12 +21,15 @@ var privileged = oci.Compose(oci.WithPrivileged, oci.WithCapabilities(lab.Capabi
 // fchmodat(2) the bits of Go's FileMode).
 const unpacksModes = false
 
-// findMachine is the monitor of a container's machine: a program's title is its
-// only argument.
-func (r *rig) findMachine(id string) lab.Process {
-	r.Helper()
-	return r.findProcess("bhyve:", "csb-"+id)
-}
+// cyclesByDefault is what this is judged by.
+const cyclesByDefault = 20
+
+// machineProgram begins the title of a monitor, which names the virtual machine
+// and is its only argument.
+const machineProgram = "bhyve:"
+
+// machineWord is what tells a container's monitor from the others.
+func machineWord(id string) string { return "csb-" + id }
 
 // wantPlace has nothing to check: there are no control groups.
 func (r *rig) wantPlace(string) {}

@@ -28,11 +28,14 @@ var privileged = oci.WithPrivileged
 // unpacksModes: containerd keeps special mode bits when it unpacks an image.
 const unpacksModes = true
 
-// findMachine is the monitor of a container's machine.
-func (r *rig) findMachine(id string) lab.Process {
-	r.Helper()
-	return r.findProcess("qemu-system-", id)
-}
+// cyclesByDefault is few: every test is one more.
+const cyclesByDefault = 3
+
+// machineProgram begins the name of a monitor's program.
+const machineProgram = "qemu-system-"
+
+// machineWord is what tells a container's monitor from the others.
+func machineWord(id string) string { return id }
 
 // wantPlace checks that a container's machine is in the host's control group of
 // the container.

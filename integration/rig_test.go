@@ -23,7 +23,7 @@ import (
 
 // commandTimeout bounds one command. A machine boots within seconds, in
 // software and beside others too.
-const commandTimeout = 90 * time.Second
+var commandTimeout = lab.Patience(90 * time.Second)
 
 // rig is one test's view of the lab.
 type rig struct {
@@ -31,7 +31,9 @@ type rig struct {
 	*lab.Lab
 	// runtime is the containerd runtime under test.
 	runtime string
-	ctx     context.Context
+	// snapshotter is another than the lab's own.
+	snapshotter string
+	ctx         context.Context
 }
 
 // newRig makes a rig whose test fails if it leaves anything behind.
@@ -127,10 +129,19 @@ func (r *rig) mustOK(result lab.Result) lab.Result {
 	return result
 }
 
+// runFlags is the beginning of a `ctr run` under the rig's runtime.
+func (r *rig) runFlags(flags ...string) []string {
+	args := append([]string{"run", "--runtime", r.runtime}, flags...)
+	if r.snapshotter != "" {
+		args = append(args, "--snapshotter", r.snapshotter)
+	}
+	return args
+}
+
 // runArgs is `ctr run --rm` of the lab's image: flags are ctr's, command is
 // the container's.
 func (r *rig) runArgs(flags []string, command ...string) []string {
-	args := append([]string{"run", "--rm", "--runtime", r.runtime}, flags...)
+	args := append(r.runFlags("--rm"), flags...)
 	return append(append(args, lab.Image, r.newID()), command...)
 }
 
@@ -161,7 +172,7 @@ func (r *rig) startAs(id string, flags []string, command ...string) {
 		// busybox's sleep would end by itself, and as process 1 ignores SIGTERM.
 		command = []string{"/bin/probe", "signals"}
 	}
-	args := append([]string{"run", "--detach", "--null-io", "--runtime", r.runtime}, flags...)
+	args := append(r.runFlags("--detach", "--null-io"), flags...)
 	r.Cleanup(func() { r.removeContainer(id) })
 	r.must(append(append(args, lab.Image, id), command...)...)
 }

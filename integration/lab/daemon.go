@@ -32,7 +32,6 @@ var disabledPlugins = []string{
 	"io.containerd.snapshotter.v1.btrfs",
 	"io.containerd.snapshotter.v1.devmapper",
 	"io.containerd.snapshotter.v1.erofs",
-	"io.containerd.snapshotter.v1.zfs",
 }
 
 // guestPlatform is what runs in a guest, whatever the host is.
@@ -58,6 +57,7 @@ func newDaemon(l *Lab) (*daemon, error) {
 		"plugins":          l.plugins(),
 		"grpc":             map[string]any{"address": containerdAddress},
 		"debug":            map[string]any{"level": "debug"},
+		"timeouts":         timeouts(),
 	}
 	data, err := toml.Marshal(config)
 	if err != nil {

@@ -102,6 +102,11 @@ func (l *Lab) Context(ctx context.Context) context.Context {
 // to have emptied it.
 func (l *Lab) TempDir() string { return filepath.Join(l.Dir, "tmp") }
 
+// SnapshotsDir is where containerd's snapshotter of this name keeps what it has.
+func (l *Lab) SnapshotsDir(name string) string {
+	return filepath.Join(l.Dir, "containerd", "io.containerd.snapshotter.v1."+name)
+}
+
 // Probe is the probe program on this side, as it is in the image.
 func (l *Lab) Probe() string { return filepath.Join(l.repo, artifacts.probe) }
 

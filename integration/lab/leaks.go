@@ -16,7 +16,7 @@ import (
 
 // settleTime is how long after a task's deletion its shim may take to be gone
 // altogether.
-const settleTime = 10 * time.Second
+var settleTime = Patience(10 * time.Second)
 
 // Snapshot is everything in a world that a sandbox could leave behind, each
 // described by a line.

@@ -15,8 +15,8 @@ type ShimConfig struct {
 	GuestDir string
 	// BootTimeout bounds a machine's way up.
 	BootTimeout time.Duration
-	// MemoryMiB is a machine's memory.
-	MemoryMiB int
+	// VCPUs and MemoryMiB are a machine's size.
+	VCPUs, MemoryMiB int
 	// Network is the mode of containers' network, NetworkConfig its file.
 	Network, NetworkConfig string
 	// PoolMode and PoolSocket are those of the section pool; without a mode
@@ -28,6 +28,7 @@ type ShimConfig struct {
 // once on two cores take their time.
 const (
 	defaultBootTimeout = 4 * time.Minute
+	defaultVCPUs       = 1
 	defaultMemoryMiB   = 256
 )
 
@@ -39,6 +40,9 @@ func (l *Lab) WriteShimConfig(path string, c ShimConfig) error {
 	}
 	if c.BootTimeout == 0 {
 		c.BootTimeout = defaultBootTimeout
+	}
+	if c.VCPUs == 0 {
+		c.VCPUs = defaultVCPUs
 	}
 	if c.MemoryMiB == 0 {
 		c.MemoryMiB = defaultMemoryMiB
@@ -53,7 +57,7 @@ func (l *Lab) WriteShimConfig(path string, c ShimConfig) error {
 		"network": map[string]any{"mode": c.Network, "config": c.NetworkConfig},
 		"guest":   map[string]any{"dir": c.GuestDir},
 		"machine": map[string]any{
-			"vcpus":        1,
+			"vcpus":        c.VCPUs,
 			"memory_mib":   c.MemoryMiB,
 			"boot_timeout": c.BootTimeout.String(),
 		},
