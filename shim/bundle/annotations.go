@@ -24,10 +24,12 @@ const (
 	AnnotationMemoryMiB = AnnotationPrefix + "memory-mib"
 	// AnnotationKernelArgs is appended to the guest kernel's command line.
 	AnnotationKernelArgs = AnnotationPrefix + "kernel-args"
+	// AnnotationPool is pool.mode of the configuration: auto, require or never.
+	AnnotationPool = AnnotationPrefix + "pool"
 )
 
 // MachineAnnotations are all annotations that say how a machine is made.
-var MachineAnnotations = []string{AnnotationVCPUs, AnnotationMemoryMiB, AnnotationKernelArgs}
+var MachineAnnotations = []string{AnnotationVCPUs, AnnotationMemoryMiB, AnnotationKernelArgs, AnnotationPool}
 
 // annotations is the allow-list: what may be on a container.
 var annotations = slices.Concat(MachineAnnotations)

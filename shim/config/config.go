@@ -77,7 +77,7 @@ type Machine struct {
 
 // AnnotationNames are what Machine.Annotations may name; package bundle has what
 // they mean.
-var AnnotationNames = []string{"vcpus", "memory-mib", "kernel-args"}
+var AnnotationNames = []string{"vcpus", "memory-mib", "kernel-args", "pool"}
 
 // Size is how large a machine is.
 type Size struct {
@@ -114,7 +114,7 @@ func Default() Config {
 			MemoryMiB:     256,
 			OverheadMiB:   100,
 			MemoryStepMiB: 128,
-			Annotations:   []string{"vcpus", "memory-mib"},
+			Annotations:   []string{"vcpus", "memory-mib", "pool"},
 			BootTimeout:   Duration{60 * time.Second},
 			AgentTimeout:  Duration{30 * time.Second},
 		},

@@ -3,8 +3,10 @@ package sandbox
 import (
 	"fmt"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/bundle"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/config"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/sizing"
 )
@@ -44,6 +46,11 @@ func sized(r sizing.Request, cfg config.Config) (config.Config, error) {
 	}
 	if cfg.Machine, err = sizing.For(r, cfg.Machine, host); err != nil {
 		return cfg, fmt.Errorf("size of the machine: %w", err)
+	}
+	if mode, ok := r.Annotations[bundle.AnnotationPool]; ok {
+		if err := cfg.Pool.Mode.UnmarshalText([]byte(mode)); err != nil {
+			return cfg, fmt.Errorf("annotation %s: %w: %w", bundle.AnnotationPool, err, errdefs.ErrInvalidArgument)
+		}
 	}
 	return cfg, nil
 }
