@@ -175,6 +175,7 @@ install: guest ## install shim and guest image below PREFIX, /usr/local
 	install -D -m 755 $(SHIM) $(DESTDIR)$(PREFIX)/bin/$(notdir $(SHIM))
 	install -D -m 755 $(POOL) $(DESTDIR)$(PREFIX)/bin/$(notdir $(POOL))
 	install -d $(DESTDIR)$(PREFIX)/share/containerd-shim-bhyve/guest
+	install -D -m 644 contrib/systemd/bhyve-pool.service $(DESTDIR)$(PREFIX)/lib/systemd/system/bhyve-pool.service
 	install -m 644 $(GUEST)/* $(DESTDIR)$(PREFIX)/share/containerd-shim-bhyve/guest/
 
 .PHONY: clean
