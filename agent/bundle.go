@@ -40,6 +40,9 @@ type unmounter interface {
 	// Unmount writes back what is not yet written and unmounts. When ctx ends
 	// first, the connection is cut, and the data with it.
 	Unmount(ctx context.Context) error
+	// WriteBack writes back what is not yet written. It waits for the host for
+	// as long as the connection is there.
+	WriteBack() error
 }
 
 type bundle struct {
@@ -166,6 +169,29 @@ func (b *bundles) Delete(ctx context.Context, r *agentv1.DeleteBundleRequest) (*
 		return nil, err
 	}
 	b.forget(r.Id)
+	return &emptypb.Empty{}, nil
+}
+
+// WriteBack implements agentv1.SharesService.
+func (b *bundles) WriteBack(_ context.Context, r *agentv1.WriteBackRequest) (*emptypb.Empty, error) {
+	b.mu.Lock()
+	bun, ok := b.byID[r.Id]
+	var mounts []unmounter
+	// Those of a bundle that is being made or removed are another request's.
+	if ok && bun.state != bundleBusy {
+		mounts = slices.Clone(bun.mounts)
+	}
+	b.mu.Unlock()
+	if !ok {
+		return nil, fmt.Errorf("bundle %q: %w", r.Id, errdefs.ErrNotFound)
+	}
+	var errs []error
+	for _, m := range mounts {
+		errs = append(errs, m.WriteBack())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("bundle %s: %w", r.Id, err)
+	}
 	return &emptypb.Empty{}, nil
 }
 

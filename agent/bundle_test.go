@@ -25,6 +25,7 @@ const testConfig = `{"ociVersion":"1.3.0","root":{"path":"rootfs"}}`
 type fakeMounts struct {
 	bundles *bundles
 	mounted []string
+	written []string
 	refuse  string // target that cannot be mounted
 	stuck   bool   // nothing can be unmounted
 }
@@ -58,6 +59,11 @@ func (m fakeMount) Unmount(context.Context) error {
 		return errors.New("unmounted out of order: " + m.target + " before " + last)
 	}
 	m.f.mounted = m.f.mounted[:len(m.f.mounted)-1]
+	return nil
+}
+
+func (m fakeMount) WriteBack() error {
+	m.f.written = append(m.f.written, m.target)
 	return nil
 }
 
@@ -97,6 +103,12 @@ func TestBundleLife(t *testing.T) {
 	if _, err := b.Delete(t.Context(), &agentv1.DeleteBundleRequest{Id: "c1"}); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("delete while a task runs: %v; want FailedPrecondition", err)
 	}
+	if _, err := b.WriteBack(t.Context(), &agentv1.WriteBackRequest{Id: "c1"}); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"rootfs", "volumes/0", "volumes/1"}; !slices.Equal(f.written, want) {
+		t.Errorf("written back %v, want %v", f.written, want)
+	}
 	b.unuse("c1")
 
 	for range 2 {
@@ -109,6 +121,9 @@ func TestBundleLife(t *testing.T) {
 	}
 	if _, err := os.Stat(b.dir("c1")); !os.IsNotExist(err) {
 		t.Errorf("the directory is still there: %v", err)
+	}
+	if _, err := b.WriteBack(t.Context(), &agentv1.WriteBackRequest{Id: "c1"}); !errdefs.IsNotFound(err) {
+		t.Errorf("write-back of a deleted bundle: %v; want NotFound", err)
 	}
 	if err := b.use("c1"); !errdefs.IsNotFound(err) {
 		t.Errorf("use of a deleted bundle: %v; want NotFound", err)

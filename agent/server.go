@@ -58,6 +58,7 @@ func newServer(ctx context.Context) (*server, error) {
 	agentv1.RegisterSystemService(control, s.system)
 	agentv1.RegisterThawService(control, thaw)
 	agentv1.RegisterBundleService(control, bundles)
+	agentv1.RegisterSharesService(control, bundles)
 	agentv1.RegisterPodService(control, pod)
 	agentv1.RegisterEventsService(control, s.events)
 	return s, nil

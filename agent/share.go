@@ -158,6 +158,9 @@ func (s *share) Unmount(ctx context.Context) error {
 	return nil
 }
 
+// WriteBack implements unmounter.
+func (s *share) WriteBack() error { return syncFS(s.target) }
+
 func syncFS(path string) error {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -245,12 +245,18 @@ func nerdctlRestricted(r *nerdctlRig) {
 	}
 }
 
-// wantLimits reads the limits that hold in a container, by cgroups v2 or v1.
+// wantLimits reads the limits that hold in a container, by cgroups v2 or v1. On
+// a host of v1 nobody asks for a cgroup namespace, and a guest is always of v2.
 func (r *nerdctlRig) wantLimits(name string, memory int, cpu string) {
 	r.Helper()
 	const script = `cd /sys/fs/cgroup
-cat memory.max 2>/dev/null || cat memory/memory.limit_in_bytes
-cat cpu.max 2>/dev/null || echo $(cat cpu/cpu.cfs_quota_us cpu/cpu.cfs_period_us)`
+if [ -d memory ]; then
+	cat memory/memory.limit_in_bytes
+	echo $(cat cpu/cpu.cfs_quota_us cpu/cpu.cfs_period_us)
+else
+	cd ./$(sed -n 's/^0:://p' /proc/self/cgroup)
+	cat memory.max cpu.max
+fi`
 	r.expect(r.do("exec", name, "/bin/sh", "-c", script), 0, fmt.Sprintf("%d\n%s\n", memory, cpu))
 }
 

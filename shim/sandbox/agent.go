@@ -24,6 +24,7 @@ type agent struct {
 	system agentv1.SystemService
 	thaw   agentv1.ThawService
 	bundle agentv1.BundleService
+	shares agentv1.SharesService
 	net    agentv1.NetworkService
 	pod    agentv1.PodService
 	// events has a connection of its own: while the reader of a ttrpc stream
@@ -40,6 +41,7 @@ func newAgent(control, events net.Conn) *agent {
 		system: agentv1.NewSystemClient(c),
 		thaw:   agentv1.NewThawClient(c),
 		bundle: agentv1.NewBundleClient(c),
+		shares: agentv1.NewSharesClient(c),
 		net:    agentv1.NewNetworkClient(c),
 		pod:    agentv1.NewPodClient(c),
 		events: agentv1.NewEventsClient(e),

@@ -230,6 +230,7 @@ func (c *Container) processExited(p *process, e Exit) {
 					c.processEnded(x, Exit{Status: exitStatusKilled, At: e.At})
 					<-x.exited
 				}
+				c.writeBack()
 				if err := recordExit(c.Bundle, e); err != nil {
 					log.G(c.sandbox.ctx).WithError(err).WithField("container", c.ID).Warn("exit is not on record")
 				}
@@ -237,6 +238,23 @@ func (c *Container) processExited(p *process, e Exit) {
 			p.finish(e, func() { c.sandbox.events.send(exitEvent(c.ID, p.execID, pid, e)) })
 		}()
 	})
+}
+
+// writeBack has the files of a container that has ended be on the host before
+// anyone hears of the end: clients look at them from then on, and not only
+// after Delete.
+func (c *Container) writeBack() {
+	select {
+	case <-c.vm.Done():
+		return
+	default:
+	}
+	if err := c.call(c.sandbox.ctx, "write back the files of", func(ctx context.Context) error {
+		_, err := c.vm.agent.shares.WriteBack(ctx, &agentv1.WriteBackRequest{Id: c.ID})
+		return err
+	}); err != nil {
+		log.G(c.sandbox.ctx).WithError(err).WithField("container", c.ID).Warn("files may be older than the container's end")
+	}
 }
 
 // machineDied ends every process as if it had been killed. The order is that

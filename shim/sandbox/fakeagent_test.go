@@ -75,6 +75,7 @@ func (a *fakeAgent) serve() {
 	agentv1.RegisterSystemService(server, fakeSystem{a})
 	agentv1.RegisterThawService(server, fakeThaw{a})
 	agentv1.RegisterBundleService(server, fakeBundle{a})
+	agentv1.RegisterSharesService(server, fakeBundle{a})
 	agentv1.RegisterEventsService(server, fakeEvents{a})
 	agentv1.RegisterPodService(server, fakePod{a})
 	for _, port := range []uint32{agentproto.PortControl, agentproto.PortStdio, agentproto.PortNinep} {
@@ -416,6 +417,15 @@ func (f fakeBundle) Delete(_ context.Context, r *agentv1.DeleteBundleRequest) (*
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		delete(f.bundles, r.Id)
+		return nil
+	})
+}
+
+func (f fakeBundle) WriteBack(_ context.Context, r *agentv1.WriteBackRequest) (*emptypb.Empty, error) {
+	return &emptypb.Empty{}, f.answer("shares.WriteBack", func() error {
+		if !f.hasBundle(r.Id) {
+			return errdefs.ErrNotFound
+		}
 		return nil
 	})
 }

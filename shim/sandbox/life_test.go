@@ -295,3 +295,26 @@ func TestExecsThatFail(t *testing.T) {
 	}
 	b.exec(c, "x1", stdio.Config{})
 }
+
+// Clients look at a container's files from its end on.
+func TestFilesAreWrittenBackBeforeTheEndIsKnown(t *testing.T) {
+	b := newBed(t)
+	c := b.running("c1")
+	asked, release := make(chan struct{}), make(chan struct{})
+	b.agent().on("shares.WriteBack", func(context.Context) error {
+		close(asked)
+		<-release
+		// A failure is for the log: the end is the end all the same.
+		return errdefs.ErrUnavailable
+	})
+	done := b.wait(c, "")
+	b.agent().exit("c1", "", 3)
+	<-asked
+	select {
+	case <-done:
+		t.Error("the end is known and the files are not written back")
+	default:
+	}
+	close(release)
+	b.wantExit(done, 3)
+}
