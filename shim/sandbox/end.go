@@ -140,6 +140,7 @@ func (s *Sandbox) stop(ctx context.Context, booted <-chan struct{}, grace time.D
 	if v == nil {
 		return nil
 	}
+	s.logUsage(ctx)
 	v.powerOff(ctx, grace)
 	return v.destroy(ctx)
 }

@@ -7,6 +7,7 @@ import (
 	cgroup2 "github.com/containerd/cgroups/v3/cgroup2/stats"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/containerd/typeurl/v2"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
@@ -50,4 +51,21 @@ func (s *Sandbox) Usage(ctx context.Context) (hypervisor.Usage, error) {
 		return hypervisor.Usage{}, fmt.Errorf("measure machine %s: %w", v.ID(), err)
 	}
 	return u, nil
+}
+
+// logUsage puts what the machine has cost the host on record, at its end.
+func (s *Sandbox) logUsage(ctx context.Context) {
+	u, err := s.Usage(ctx)
+	if err != nil {
+		log.G(ctx).WithError(err).Debug("the cost of the machine is not known")
+		return
+	}
+	log.G(ctx).WithFields(log.Fields{
+		"cpu_ms":                  u.CPUNanoseconds / 1e6,
+		"rss_kib":                 u.RSS / 1024,
+		"pss_kib":                 u.PSS / 1024,
+		"private_dirty_kib":       u.PrivateDirty / 1024,
+		"guest_private_dirty_kib": u.GuestPrivateDirty / 1024,
+		"vm_exits":                u.VMExits,
+	}).Info("what the sandbox's machine has cost the host")
 }
