@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"github.com/containerd/containerd/api/runtime/task/v3"
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/core/events"
+	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -30,23 +32,32 @@ type guestProcess struct {
 // processKey names a process; the container's first one has no exec id.
 type processKey struct{ container, exec string }
 
-// exitWatcher tells of each exit once it has been published.
+// exitWatcher tells of each exit once it has been published, and publishes what
+// ran out of memory before that.
 type exitWatcher struct {
 	shim.Publisher
 	sawExit func(processKey)
+	ooms    *oomCounts
 }
 
 // Publish implements shim.Publisher.
 func (w exitWatcher) Publish(ctx context.Context, topic string, event events.Event) error {
-	err := w.Publisher.Publish(ctx, topic, event)
-	if e, ok := event.(*eventstypes.TaskExit); ok {
+	switch e := event.(type) {
+	case *eventstypes.TaskOOM:
+		// Where there is no count, this is it.
+		return w.ooms.tell(e.ContainerID, true, func() error { return w.Publisher.Publish(ctx, topic, e) })
+	case *eventstypes.TaskExit:
+		oom := &eventstypes.TaskOOM{ContainerID: e.ContainerID}
+		ooms := w.ooms.tell(e.ContainerID, false, func() error { return w.Publisher.Publish(ctx, runtime.TaskOOMEventTopic, oom) })
+		err := errors.Join(ooms, w.Publisher.Publish(ctx, topic, e))
 		key := processKey{e.ContainerID, e.ID}
 		if e.ID == e.ContainerID {
 			key.exec = ""
 		}
 		w.sawExit(key)
+		return err
 	}
-	return err
+	return w.Publisher.Publish(ctx, topic, event)
 }
 
 // awaitExitEvent waits until the exit of a process that has ended is published.

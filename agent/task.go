@@ -49,6 +49,7 @@ type taskService struct {
 	bundles *bundles
 	stdio   *streams
 	events  *eventLog
+	ooms    *oomCounts
 
 	mu    sync.Mutex
 	procs map[processKey]*guestProcess
@@ -59,9 +60,10 @@ func newTaskService(ctx context.Context, b *bundles, stdio *streams, events *eve
 		bundles: b,
 		stdio:   stdio,
 		events:  events,
+		ooms:    newOOMCounts(cgroupRoot),
 		procs:   map[processKey]*guestProcess{},
 	}
-	inner, err := runctask.NewTaskService(ctx, exitWatcher{events, s.sawExit}, sd)
+	inner, err := runctask.NewTaskService(ctx, exitWatcher{events, s.sawExit, s.ooms}, sd)
 	if err != nil {
 		return nil, fmt.Errorf("task service: %w", err)
 	}
@@ -115,6 +117,9 @@ func (s *taskService) Create(ctx context.Context, r *task.CreateTaskRequest) (_ 
 	if err != nil {
 		removeContainer(ctx, ns, r.ID)
 		return nil, err
+	}
+	if err := s.ooms.watch(r.ID, resp.Pid); err != nil {
+		log.G(ctx).WithError(err).WithField("container_id", r.ID).Warn("out of memory may be told of late")
 	}
 	pio.serviceOpened(s.stdinCloser(ctx, r.ID, ""))
 	return resp, nil
@@ -210,6 +215,7 @@ func (s *taskService) Delete(ctx context.Context, r *task.DeleteRequest) (*task.
 			s.dropIO(key)
 		}
 		s.bundles.unuse(r.ID)
+		s.ooms.forget(r.ID)
 	}
 	return resp, nil
 }

@@ -71,6 +71,7 @@ func newTestTasks(t *testing.T) (*taskService, *fakeRuntime, context.Context) {
 		bundles:          f.bundles,
 		stdio:            stdio,
 		events:           newEventLog(),
+		ooms:             newOOMCounts(t.TempDir()),
 		procs:            map[processKey]*guestProcess{},
 	}, rt, namespaces.WithNamespace(t.Context(), "default")
 }
@@ -139,7 +140,7 @@ func TestTaskDeleteWaitsForExitEvent(t *testing.T) {
 		if rt.deleted.Load() {
 			t.Error("deleted before the exit was published")
 		}
-		w := exitWatcher{s.events, s.sawExit}
+		w := exitWatcher{s.events, s.sawExit, newOOMCounts(t.TempDir())}
 		// Twice, as for two processes that have had one pid.
 		for range 2 {
 			if err := w.Publish(ctx, "/tasks/exit", &eventstypes.TaskExit{ContainerID: "c1", ID: "c1"}); err != nil {

@@ -128,12 +128,16 @@ func testLimits(r *rig) {
 		r.update(ctx, task, &specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: cpus}}, errdefs.IsNotImplemented)
 	}
 
+	result := r.ctr("task", "exec", "--exec-id", "glutton", id, "/bin/dd", "if=/dev/zero", "of=/dev/null", "bs=128M", "count=1")
+	if result.Code != 128+9 {
+		r.Errorf("want exit code %d of an exec that takes too much from\n%s", 128+9, result)
+	}
 	r.must("task", "kill", "--signal", "SIGUSR1", id)
 	r.waitStatus(id, "STOPPED")
 	if r.reference() {
 		return // Its shim watches control groups of version 1 in its own way.
 	}
-	r.wantEvents(events, id, "/tasks/oom", "/tasks/exit "+id+" 137")
+	r.wantEvents(events, id, "/tasks/oom", "/tasks/exit glutton 137", "/tasks/oom", "/tasks/exit "+id+" 137")
 }
 
 // wantPid checks that a process of an exec is listed as that.
