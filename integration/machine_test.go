@@ -30,6 +30,7 @@ func TestMachine(t *testing.T) {
 		{"link", testLink},
 		{"default network", testDefaultNetwork},
 		{"network namespace of the host", testNamespaceOfTheHost},
+		{"nerdctl publishes", testNerdctlPublishes},
 		{"machine killed", testMachineKilled},
 		{"agent crashed", testAgentCrashed},
 		{"client gone during boot", testClientGone},

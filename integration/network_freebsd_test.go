@@ -5,3 +5,5 @@ func testDefaultNetwork(r *rig) {
 }
 
 func testNamespaceOfTheHost(r *rig) { r.Skip("FreeBSD has no network namespaces") }
+
+func testNerdctlPublishes(r *rig) { r.Skip("nerdctl's networks are Linux's") }

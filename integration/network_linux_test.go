@@ -13,8 +13,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/nftables"
 	"github.com/pelletier/go-toml/v2"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/integration/lab"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/netns"
@@ -210,5 +212,43 @@ func testNamespaceOfTheHost(r *rig) {
 			_, err := netlink.LinkByName("net1")
 			return err
 		})
+	})
+}
+
+// testNerdctlPublishes runs a container as `nerdctl run -p`, whose OCI hook has
+// CNI plugins fill the network namespace of the machine's process.
+func testNerdctlPublishes(r *rig) {
+	nerdctl, err := lab.NewNerdctlClient(r.Lab)
+	if err != nil {
+		r.Fatal(err)
+	}
+	do := func(args ...string) lab.Result {
+		r.Helper()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), commandTimeout)
+		defer cancel()
+		return r.wait(ctx, nerdctl.Command(ctx, args...))
+	}
+	id := r.newID()
+	// The plugin for ports leaves the frame of its rules.
+	r.Cleanup(func() {
+		c, err := nftables.New()
+		if err != nil {
+			r.Error(err)
+			return
+		}
+		c.DelTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "cni_hostport"})
+		if err := c.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+			r.Error(err)
+		}
+	})
+	r.Cleanup(func() { r.mustOK(do("rm", "--force", id)) })
+	r.mustOK(do("run", "--detach", "--runtime", r.runtime, "--name", id, "--pull", "never", "--net", "lab", "--publish", "8088:8080",
+		lab.Image, "/bin/probe", "web", "8080"))
+	r.eventually(commandTimeout, func() error {
+		resp, err := (&http.Client{Timeout: commandTimeout}).Get("http://127.0.0.1:8088/")
+		if err == nil {
+			resp.Body.Close()
+		}
+		return err
 	})
 }
