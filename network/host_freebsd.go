@@ -1,11 +1,35 @@
 package network
 
 import (
+	"bytes"
+	"context"
 	"fmt"
+	"os/exec"
+	"strings"
+	"time"
 
-	"github.com/containerd/errdefs"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/pf"
 )
 
-func newHost(Config) (host, error) {
-	return nil, fmt.Errorf("network: on FreeBSD: %w", errdefs.ErrNotImplemented)
+// commandTimeout bounds each run of a tool of the system's.
+const commandTimeout = 10 * time.Second
+
+func newHost(cfg Config, s store) (host, error) {
+	return &freebsd{cfg: cfg, store: s, pf: pf.Control{Run: run}}, nil
+}
+
+// run runs a tool of the base system. An error has what it said.
+func run(ctx context.Context, stdin string, argv ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Env = []string{"LC_ALL=C"}
+	cmd.Stdin = strings.NewReader(stdin)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	return out, nil
 }

@@ -26,7 +26,7 @@ type linux struct {
 	rules nft.Table
 }
 
-func newHost(cfg Config) (host, error) {
+func newHost(cfg Config, _ store) (host, error) {
 	return &linux{cfg: cfg, rules: nft.Table{Bridge: cfg.Bridge, Subnet: cfg.Subnet.Masked(), Gateway: cfg.Gateway, MAC: macOf(cfg.Gateway)}}, nil
 }
 

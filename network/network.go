@@ -1,7 +1,6 @@
 package network
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -54,11 +53,12 @@ func Open(cfg Config) (*Network, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	h, err := newHost(cfg)
+	s := store{dir: filepath.Join(cfg.State, cfg.Bridge)}
+	h, err := newHost(cfg, s)
 	if err != nil {
 		return nil, err
 	}
-	return &Network{cfg: cfg, store: store{dir: filepath.Join(cfg.State, cfg.Bridge)}, host: h}, nil
+	return &Network{cfg: cfg, store: s, host: h}, nil
 }
 
 // Config is the network's configuration.
@@ -211,6 +211,9 @@ func (n *Network) Check(ctx context.Context, id string) error {
 // and removes what has no record: addresses, taps, rules. It names what it has
 // removed. It goes on after a failure.
 func (n *Network) GC(ctx context.Context, keep func(id string) bool) ([]string, error) {
+	if err := n.store.open(); err != nil {
+		return nil, err
+	}
 	ids, err := n.store.ids()
 	if err != nil {
 		return nil, err
@@ -235,7 +238,7 @@ func (n *Network) GC(ctx context.Context, keep func(id string) bool) ([]string, 
 	// A record is written before anything is made that it names, so what has
 	// none by now had none when it was seen.
 	swept, err := n.host.sweep(ctx, func(anchor, tap string) bool {
-		records, err := n.records()
+		records, err := n.store.records()
 		return err != nil || slices.ContainsFunc(records, func(r *record) bool {
 			return anchor != "" && r.Anchor == anchor || tap != "" && r.Tap == tap
 		})
@@ -330,7 +333,7 @@ type Info struct {
 
 // List is every sandbox that has a record, by address.
 func (n *Network) List(ctx context.Context) ([]Info, error) {
-	records, err := n.records()
+	records, err := n.store.records()
 	if err != nil {
 		return nil, err
 	}
@@ -363,25 +366,4 @@ func (n *Network) infos(ctx context.Context, records []*record) ([]Info, error) 
 		infos[i] = Info{Result: r.Result, Policy: r.Policy, Counters: counters[r.Anchor], Ready: r.Ready}
 	}
 	return infos, nil
-}
-
-// records are those that can be read, by address.
-func (n *Network) records() ([]*record, error) {
-	ids, err := n.store.ids()
-	if err != nil {
-		return nil, err
-	}
-	var records []*record
-	for _, id := range ids {
-		r, err := n.store.load(id)
-		if errdefs.IsNotFound(err) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		records = append(records, r)
-	}
-	slices.SortFunc(records, func(a, b *record) int { return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.ID, b.ID)) })
-	return records, nil
 }

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -275,4 +276,25 @@ func (s store) owner(addr netip.Addr) string {
 		return ""
 	}
 	return id
+}
+
+// records are those that can be read, by address.
+func (s store) records() ([]*record, error) {
+	ids, err := s.ids()
+	if err != nil {
+		return nil, err
+	}
+	var records []*record
+	for _, id := range ids {
+		r, err := s.load(id)
+		if errdefs.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		records = append(records, r)
+	}
+	slices.SortFunc(records, func(a, b *record) int { return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.ID, b.ID)) })
+	return records, nil
 }

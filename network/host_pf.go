@@ -1,0 +1,371 @@
+package network
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/pf"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/policy"
+)
+
+// freebsd is a network of a FreeBSD host: if_bridge(4), tap(4) and pf(4), by way
+// of the base system's tools. It is built everywhere, so that what it would run
+// is tested everywhere.
+type freebsd struct {
+	cfg   Config
+	store store
+	pf    pf.Control
+}
+
+const (
+	ifconfig = "/sbin/ifconfig"
+	arp      = "/usr/sbin/arp"
+	sysctl   = "/sbin/sysctl"
+	route    = "/sbin/route"
+	netstat  = "/usr/bin/netstat"
+)
+
+// Units of taps: above those that the system hands out by itself, from the
+// lowest on, and below those of links (package hypervisor/link). bhyve(8) knows
+// a tap by this name alone.
+const firstUnit, units = 100, 900
+
+func (h *freebsd) tap(addr netip.Addr) string {
+	return fmt.Sprintf("tap%d", firstUnit+(number(addr)-number(h.cfg.First))%units)
+}
+
+// mark is the description of a tap that belongs to this network.
+func (h *freebsd) mark(id string) string { return h.cfg.Bridge + " " + id }
+
+// run runs commands one after the other.
+func (h *freebsd) run(ctx context.Context, commands ...[]string) error {
+	for _, argv := range commands {
+		if _, err := h.pf.Run(ctx, "", argv...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// iface is what ifconfig(8) says of an interface, "" if there is none.
+func (h *freebsd) iface(ctx context.Context, name string) (string, error) {
+	out, err := h.pf.Run(ctx, "", ifconfig, name)
+	if err != nil && strings.Contains(err.Error(), "does not exist") {
+		return "", nil
+	}
+	return string(out), err
+}
+
+// exclusively runs f while no other process of this network's does: what all
+// sandboxes share is read, and then written.
+func (h *freebsd) exclusively(ctx context.Context, f func() error) error {
+	lock, err := os.OpenFile(filepath.Join(h.store.dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := flock(ctx, lock); err != nil {
+		return fmt.Errorf("lock: %w", err)
+	}
+	defer lock.Close()
+	return f()
+}
+
+func (h *freebsd) prepare(ctx context.Context) error {
+	if err := h.pf.Check(ctx); err != nil {
+		return err
+	}
+	return h.exclusively(ctx, func() error {
+		bridge, err := h.iface(ctx, h.cfg.Bridge)
+		if err != nil {
+			return err
+		}
+		if bridge == "" {
+			if err := h.run(ctx, []string{ifconfig, "bridge", "create", "name", h.cfg.Bridge}); err != nil {
+				return err
+			}
+		}
+		// Rules see packets on members and nothing else passes there but ARP.
+		// Addresses are the bridge's alone.
+		if err := h.run(ctx, []string{sysctl, "net.inet.ip.forwarding=1", "net.inet.ip.redirect=0",
+			"net.link.bridge.pfil_member=1", "net.link.bridge.pfil_bridge=0", "net.link.bridge.pfil_onlyip=1"}); err != nil {
+			return err
+		}
+		if strings.Contains(bridge, "inet "+h.cfg.Gateway.String()+" ") {
+			return nil
+		}
+		// The host asks nobody for a hardware address: it knows every guest's.
+		return h.run(ctx,
+			[]string{ifconfig, h.cfg.Bridge, "ether", macOf(h.cfg.Gateway).String(), "mtu", fmt.Sprint(h.cfg.MTU), "staticarp"},
+			[]string{ifconfig, h.cfg.Bridge, "inet", fmt.Sprintf("%s/%d", h.cfg.Gateway, h.cfg.Subnet.Bits()), "up"})
+	})
+}
+
+func (h *freebsd) sandbox(r *record, p *policy.Compiled) pf.Sandbox {
+	return pf.Sandbox{Name: r.Anchor, Tap: r.Tap, Address: r.Address, Policy: p}
+}
+
+// dispatch rewrites the lines by which pf finds the sandboxes' rules, without
+// those of one that goes.
+func (h *freebsd) dispatch(ctx context.Context, without string) error {
+	egress, err := h.egress(ctx)
+	if err != nil {
+		return err
+	}
+	return h.exclusively(ctx, func() error {
+		records, err := h.store.records()
+		if err != nil {
+			return err
+		}
+		d := pf.Dispatch{Bridge: h.cfg.Bridge, Subnet: h.cfg.Subnet.Masked(), Egress: egress}
+		for _, r := range records {
+			if r.ID != without {
+				d.Sandboxes = append(d.Sandboxes, h.sandbox(r, nil))
+			}
+		}
+		return h.pf.Load(ctx, pf.Root, d.Rules())
+	})
+}
+
+// egress is the interface of the default route, "" without one.
+func (h *freebsd) egress(ctx context.Context) (string, error) {
+	out, err := h.pf.Run(ctx, "", route, "-n", "get", "-inet", "default")
+	if err != nil && strings.Contains(err.Error(), "not been found") {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(out)) {
+		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "interface: "); ok {
+			return name, nil
+		}
+	}
+	return "", nil
+}
+
+func (h *freebsd) attach(ctx context.Context, r *record, p *policy.Compiled) error {
+	tap, err := h.iface(ctx, r.Tap)
+	if err != nil {
+		return err
+	}
+	if tap != "" && !strings.Contains(tap, "description: "+h.mark(r.ID)+"\n") {
+		return fmt.Errorf("%s belongs to somebody else: %w", r.Tap, errdefs.ErrUnavailable)
+	}
+	if tap == "" {
+		if err := h.run(ctx, []string{ifconfig, r.Tap, "create", "description", h.mark(r.ID)}); err != nil {
+			return err
+		}
+	}
+	// In the group that is denied everything, before it can carry anything.
+	if err := h.run(ctx, []string{ifconfig, r.Tap, "group", pf.Group, "mtu", fmt.Sprint(r.MTU), "-inet6"}); err != nil {
+		return err
+	}
+	if err := h.setPolicy(ctx, r, p); err != nil {
+		return err
+	}
+	if err := h.dispatch(ctx, ""); err != nil {
+		return err
+	}
+	bridge, err := h.iface(ctx, h.cfg.Bridge)
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(bridge, "member: "+r.Tap+" ") {
+		if err := h.run(ctx, []string{ifconfig, h.cfg.Bridge, "addm", r.Tap}); err != nil {
+			return err
+		}
+	}
+	return h.run(ctx,
+		[]string{ifconfig, h.cfg.Bridge, "private", r.Tap, "-learn", r.Tap, "-discover", r.Tap, "static", r.Tap, r.MAC.String()},
+		[]string{arp, "-s", r.Address.String(), r.MAC.String()},
+		[]string{ifconfig, r.Tap, "up"})
+}
+
+func (h *freebsd) setPolicy(ctx context.Context, r *record, p *policy.Compiled) error {
+	s := h.sandbox(r, p)
+	rules, err := s.Rules()
+	if err != nil {
+		return err
+	}
+	if err := h.pf.Load(ctx, s.Anchor(), rules); err != nil {
+		return err
+	}
+	states, err := h.pf.States(ctx, r.Address)
+	if err != nil {
+		return err
+	}
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		return fmt.Errorf("addresses of the host: %w", err)
+	}
+	isHost := func(a netip.Addr) bool {
+		return slices.ContainsFunc(own, func(n net.Addr) bool {
+			p, err := netip.ParsePrefix(n.String())
+			return err == nil && p.Addr() == a
+		})
+	}
+	for _, peer := range pf.Outlawed(s, states, isHost) {
+		if err := h.pf.Kill(ctx, r.Address, peer); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *freebsd) detach(ctx context.Context, r *record) (Released, error) {
+	tap, err := h.iface(ctx, r.Tap)
+	if err != nil {
+		return Released{}, err
+	}
+	ours := strings.Contains(tap, "description: "+h.mark(r.ID)+"\n")
+	if ours {
+		if err := h.run(ctx, []string{ifconfig, r.Tap, "down"}); err != nil {
+			return Released{}, err
+		}
+	}
+	if err := h.pf.Flush(ctx, h.sandbox(r, nil).Anchor()); err != nil {
+		return Released{}, err
+	}
+	if err := h.dispatch(ctx, r.ID); err != nil {
+		return Released{}, err
+	}
+	before, err := h.pf.States(ctx, r.Address)
+	if err == nil {
+		err = h.pf.Kill(ctx, r.Address, netip.Addr{})
+	}
+	if err != nil {
+		return Released{}, err
+	}
+	after, err := h.pf.States(ctx, r.Address)
+	released := Released{StatesBefore: len(before), StatesAfter: len(after)}
+	if err != nil || !ours {
+		return released, err
+	}
+	// An entry that is not there is no matter.
+	_ = h.run(ctx, []string{arp, "-d", r.Address.String()})
+	return released, h.run(ctx, []string{ifconfig, r.Tap, "destroy"})
+}
+
+func (h *freebsd) check(ctx context.Context, r *record) error {
+	errs := []error{h.pf.Check(ctx)}
+	anchors, err := h.pf.Anchors(ctx)
+	if err == nil && !slices.Contains(anchors, r.Anchor) {
+		err = fmt.Errorf("pf has no anchor %s", h.sandbox(r, nil).Anchor())
+	}
+	tap, terr := h.iface(ctx, r.Tap)
+	bridge, berr := h.iface(ctx, h.cfg.Bridge)
+	errs = append(errs, err, terr, berr)
+	for _, want := range []struct {
+		ok   bool
+		what string
+	}{
+		{strings.Contains(tap, "description: "+h.mark(r.ID)+"\n"), r.Tap + " is not there"},
+		{strings.Contains(tap, pf.Group), r.Tap + " is not in the group that is denied everything"},
+		{strings.Contains(bridge, "member: "+r.Tap+" "), r.Tap + " is not on the bridge"},
+		{strings.Contains(bridge, "inet "+h.cfg.Gateway.String()+" "), "the bridge is not set up"},
+	} {
+		if !want.ok {
+			errs = append(errs, errors.New(want.what))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (h *freebsd) counters(ctx context.Context, records []*record) (map[string]Counters, error) {
+	all := map[string]Counters{}
+	for _, r := range records {
+		d, err := h.pf.Denied(ctx, h.sandbox(r, nil))
+		if err != nil {
+			return nil, err
+		}
+		c := Counters{Denied: d.Denied, Spoofed: d.Spoofed}
+		// A tap that is not there has carried nothing.
+		if out, err := h.pf.Run(ctx, "", netstat, "--libxo", "json", "-bn", "-I", r.Tap); err == nil {
+			c.addTap(out)
+		}
+		all[r.Anchor] = c
+	}
+	return all, nil
+}
+
+// addTap reads netstat's counters of a tap. What the tap receives, the guest has
+// sent.
+func (c *Counters) addTap(out []byte) {
+	var v struct {
+		Statistics struct {
+			Interface []struct {
+				ReceivedPackets uint64 `json:"received-packets"`
+				ReceivedBytes   uint64 `json:"received-bytes"`
+				SentPackets     uint64 `json:"sent-packets"`
+				SentBytes       uint64 `json:"sent-bytes"`
+			} `json:"interface"`
+		} `json:"statistics"`
+	}
+	if json.Unmarshal(out, &v) != nil || len(v.Statistics.Interface) == 0 {
+		return
+	}
+	// The first line is the interface itself, further ones its addresses.
+	i := v.Statistics.Interface[0]
+	c.SentPackets, c.SentBytes, c.ReceivedPackets, c.ReceivedBytes = i.ReceivedPackets, i.ReceivedBytes, i.SentPackets, i.SentBytes
+}
+
+func (h *freebsd) sweep(ctx context.Context, known func(anchor, tap string) bool) ([]string, error) {
+	var removed []string
+	var errs []error
+	out, err := h.pf.Run(ctx, "", ifconfig, "-g", pf.Group)
+	if err != nil {
+		return nil, err
+	}
+	for name := range strings.FieldsSeq(string(out)) {
+		tap, err := h.iface(ctx, name)
+		if err != nil || !strings.Contains(tap, "description: "+h.cfg.Bridge+" ") || known("", name) {
+			errs = append(errs, err)
+			continue
+		}
+		if err := h.run(ctx, []string{ifconfig, name, "destroy"}); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		removed = append(removed, "tap "+name)
+	}
+	anchors, err := h.pf.Anchors(ctx)
+	errs = append(errs, err)
+	for _, name := range anchors {
+		if known(name, "") {
+			continue
+		}
+		if err := h.pf.Flush(ctx, pf.Root+"/"+name); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		removed = append(removed, "rules "+name)
+	}
+	if len(removed) > 0 {
+		errs = append(errs, h.dispatch(ctx, ""))
+	}
+	return removed, errors.Join(errs...)
+}
+
+func (h *freebsd) destroy(ctx context.Context) error {
+	if err := h.pf.Load(ctx, pf.Root, ""); err != nil {
+		return err
+	}
+	bridge, err := h.iface(ctx, h.cfg.Bridge)
+	if err != nil || bridge == "" {
+		return err
+	}
+	if err := h.run(ctx, []string{ifconfig, h.cfg.Bridge, "destroy"}); err != nil {
+		return err
+	}
+	return os.Remove(filepath.Join(h.store.dir, "lock"))
+}

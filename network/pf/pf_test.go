@@ -1,0 +1,220 @@
+package pf
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/policy"
+)
+
+var update = flag.Bool("update", false, "write golden files")
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("rules differ from %s (-update writes it):\n%s", path, got)
+	}
+}
+
+var full = policy.Policy{
+	Deny: []policy.Rule{
+		{Peers: []string{"198.51.100.0/24", "198.51.100.7", "203.0.113.9"}},
+		{Peers: []string{"203.0.113.0/24"}, Protocol: "tcp", Ports: []string{"25", "465-587"}},
+		{Peers: []string{policy.HostPeer}, Protocol: "tcp", Ports: []string{"22"}},
+	},
+	Allow: []policy.Rule{
+		{Peers: []string{"0.0.0.0/0"}, Protocol: "tcp", Ports: []string{"80", "443"}},
+		{Peers: []string{"10.1.0.0/16", "10.2.0.0/16"}},
+		{Peers: []string{policy.HostPeer}, Protocol: "tcp"},
+		{Peers: []string{"example.org"}, Protocol: "tcp", Ports: []string{"443"}},
+	},
+	Accept:   []policy.Rule{{Peers: []string{"10.77.0.11"}, Protocol: "udp", Ports: []string{"5353"}}},
+	Publish:  []policy.Port{{Host: 8080, Guest: 80}, {HostIP: netip.MustParseAddr("192.0.2.1"), Host: 8053, Guest: 53, Protocol: "udp"}},
+	MaxFlows: 100,
+}
+
+func sandbox(t *testing.T, p policy.Policy) Sandbox {
+	t.Helper()
+	c, err := p.Compile([]netip.Addr{netip.MustParseAddr("10.77.0.1"), netip.MustParseAddr("192.0.2.53")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Sandbox{Name: "sandbox-a.1", Tap: "tap100", Address: netip.MustParseAddr("10.77.0.10"), Policy: c}
+}
+
+func TestGolden(t *testing.T) {
+	for name, p := range map[string]policy.Policy{"default.pf": {}, "full.pf": full} {
+		rules, err := sandbox(t, p).Rules()
+		if err != nil {
+			t.Fatal(err)
+		}
+		golden(t, name, rules)
+	}
+	d := Dispatch{Bridge: "cubenet0", Subnet: netip.MustParsePrefix("10.77.0.0/24"), Egress: "em0", Sandboxes: []Sandbox{
+		{Name: "sandbox-a.1", Tap: "tap100"}, {Name: "sandbox-b", Tap: "tap101"},
+	}}
+	golden(t, "dispatch.pf", d.Rules())
+}
+
+func TestWhatPfCannotDoIsRefused(t *testing.T) {
+	for _, p := range []policy.Policy{
+		{Bandwidth: 1},
+		{Publish: []policy.Port{{HostIP: netip.MustParseAddr("127.0.0.1"), Host: 1, Guest: 1}}},
+	} {
+		if _, err := sandbox(t, p).Rules(); !errdefs.IsNotImplemented(err) {
+			t.Errorf("%+v: %v, want not implemented", p, err)
+		}
+	}
+}
+
+func TestCheckMain(t *testing.T) {
+	printed := `nat-anchor "cube" all
+rdr-anchor "cube/*" all
+pass in quick on bhyvelink inet6 proto tcp all flags A/A no state
+anchor "cube" all
+block drop quick on cubeguest all
+pass all flags S/SA keep state
+`
+	for name, tc := range map[string]struct {
+		rules string
+		ok    bool
+	}{
+		"as shipped":                  {MainRules, true},
+		"as printed, among others":    {printed, true},
+		"other anchors":               {"anchor \"ftp-proxy/*\" all\n" + printed, true},
+		"nothing":                     {"", false},
+		"no nat":                      {strings.Replace(printed, "nat-anchor", "nat-anchor-not", 1), false},
+		"only on one interface":       {strings.Replace(printed, `anchor "cube" all`, `anchor "cube" on em0 all`, 1), false},
+		"no fence":                    {strings.Replace(printed, "block drop quick on cubeguest all\n", "", 1), false},
+		"fence before anchor":         {"block drop quick on cubeguest all\n" + printed, false},
+		"everything passes before it": {"pass quick all\n" + printed, false},
+	} {
+		if err := checkMain([]byte(tc.rules)); (err == nil) != tc.ok || err != nil && !errdefs.IsFailedPrecondition(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestStates(t *testing.T) {
+	guest := netip.MustParseAddr("10.77.0.10")
+	out := `all tcp 10.77.0.10:4000 -> 203.0.113.10:80       ESTABLISHED:ESTABLISHED
+em0 tcp 192.0.2.1:61000 (10.77.0.10:4000) -> 203.0.113.10:80       ESTABLISHED:ESTABLISHED
+all udp 10.77.0.10:80 (192.0.2.1:8080) <- 198.51.100.9:5000       MULTIPLE:MULTIPLE
+all tcp 10.77.0.110:4000 -> 203.0.113.10:80       ESTABLISHED:ESTABLISHED
+all icmp 10.77.0.10:7 -> 203.0.113.66:8       0:0
+all esp 192.0.2.1 -> 192.0.2.2       MULTIPLE:MULTIPLE
+nonsense
+`
+	c := Control{Run: func(context.Context, string, ...string) ([]byte, error) { return []byte(out), nil }}
+	states, err := c.States(t.Context(), guest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ap := netip.MustParseAddrPort
+	want := []State{
+		{ap("10.77.0.10:4000"), ap("203.0.113.10:80"), 6},
+		{ap("10.77.0.10:4000"), ap("203.0.113.10:80"), 6},
+		{ap("198.51.100.9:5000"), ap("10.77.0.10:80"), 17},
+		{ap("10.77.0.10:7"), ap("203.0.113.66:8"), 1},
+	}
+	if !slices.Equal(states, want) {
+		t.Errorf("states: %v, want %v", states, want)
+	}
+	s := sandbox(t, policy.Policy{
+		Allow:   []policy.Rule{{Peers: []string{"203.0.113.0/24"}, Protocol: "tcp"}},
+		Publish: []policy.Port{{Host: 8080, Guest: 80, Protocol: "udp"}},
+	})
+	none := func(netip.Addr) bool { return false }
+	if got := Outlawed(s, states, none); !slices.Equal(got, []netip.Addr{netip.MustParseAddr("203.0.113.66")}) {
+		t.Errorf("outlawed: %v, want what is pinged", got)
+	}
+	if got := Outlawed(s, states, func(netip.Addr) bool { return true }); len(got) != 2 {
+		t.Errorf("outlawed: %v, want both servers, as the host is not allowed", got)
+	}
+}
+
+// recorder is a pfctl that remembers, and knows some anchors.
+type recorder struct {
+	anchors string
+	labels  string
+	calls   []string
+	fail    error
+}
+
+func (r *recorder) run(_ context.Context, stdin string, argv ...string) ([]byte, error) {
+	r.calls = append(r.calls, fmt.Sprintf("%q < %q", argv, stdin))
+	if r.fail != nil {
+		return nil, r.fail
+	}
+	switch argv[len(argv)-1] {
+	case "Anchors":
+		return []byte(r.anchors), nil
+	case "labels":
+		return []byte(r.labels), nil
+	}
+	return nil, nil
+}
+
+// What an id has in it never becomes a further argument, let alone a command.
+func TestArguments(t *testing.T) {
+	r := &recorder{anchors: "  cube/sandbox-a;reboot\n  cube/sandbox-b\n"}
+	c := Control{Run: r.run}
+	if err := c.Load(t.Context(), "cube/sandbox-a;reboot", "block all\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Flush(t.Context(), "cube/sandbox-a;reboot"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Flush(t.Context(), "cube/none"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Kill(t.Context(), netip.MustParseAddr("10.77.0.10"), netip.Addr{}); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		`["/sbin/pfctl" "-a" "cube/sandbox-a;reboot" "-f" "-"] < "block all\n"`,
+		`["/sbin/pfctl" "-a" "cube" "-s" "Anchors"] < ""`,
+		`["/sbin/pfctl" "-a" "cube/sandbox-a;reboot" "-F" "nat"] < ""`,
+		`["/sbin/pfctl" "-a" "cube/sandbox-a;reboot" "-F" "rules"] < ""`,
+		`["/sbin/pfctl" "-a" "cube/sandbox-a;reboot" "-F" "Tables"] < ""`,
+		`["/sbin/pfctl" "-a" "cube" "-s" "Anchors"] < ""`,
+		`["/sbin/pfctl" "-k" "10.77.0.10" "-k" "0.0.0.0/0"] < ""`,
+		`["/sbin/pfctl" "-k" "0.0.0.0/0" "-k" "10.77.0.10"] < ""`,
+	}
+	if !slices.Equal(r.calls, want) {
+		t.Errorf("ran:\n%s\nwant:\n%s", strings.Join(r.calls, "\n"), strings.Join(want, "\n"))
+	}
+	r.fail = errors.New("pfctl: it says no")
+	if err := c.Load(t.Context(), "cube/x", ""); !errors.Is(err, r.fail) {
+		t.Errorf("got %v, want what pfctl said", err)
+	}
+}
+
+func TestDenied(t *testing.T) {
+	s := sandbox(t, policy.Policy{})
+	r := &recorder{labels: "spoofed:sandbox-a.1 10 1 40 1 40 0 0 0\ndenied:sandbox-a.1 9 2 80 2 80 0 0 0\ndenied:sandbox-a.1 9 3 80 3 80 0 0 0\nother 1 7 1 1 1 0 0 0\n"}
+	got, err := Control{Run: r.run}.Denied(t.Context(), s)
+	if err != nil || got != (Denied{Denied: 5, Spoofed: 1}) {
+		t.Errorf("counters %+v, %v", got, err)
+	}
+}
