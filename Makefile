@@ -57,6 +57,8 @@ build: deps ## build shim, pool daemon and agent into bin/
 	$(call say,shim$(comma) pool daemon and agent)
 	$(call build,$(SHIM),./cmd/containerd-shim-bhyve-v2)
 	$(call build,$(POOL),./cmd/bhyve-pool)
+	$(call build,bin/bhyve-net,./cmd/bhyve-net)
+	$(call build,bin/cni-bhyve,./cmd/cni-bhyve)
 	@# Stripped: it is in the memory of every machine.
 	$(call build,$(AGENT),-ldflags '-s -w' ./cmd/bhyve-agent)
 build: export CGO_ENABLED = 0
@@ -174,6 +176,7 @@ PREFIX ?= /usr/local
 install: guest ## install shim and guest image below PREFIX, /usr/local
 	install -D -m 755 $(SHIM) $(DESTDIR)$(PREFIX)/bin/$(notdir $(SHIM))
 	install -D -m 755 $(POOL) $(DESTDIR)$(PREFIX)/bin/$(notdir $(POOL))
+	install -m 755 bin/bhyve-net bin/cni-bhyve $(DESTDIR)$(PREFIX)/bin/
 	install -d $(DESTDIR)$(PREFIX)/share/containerd-shim-bhyve/guest
 	install -D -m 644 contrib/systemd/bhyve-pool.service $(DESTDIR)$(PREFIX)/lib/systemd/system/bhyve-pool.service
 	install -m 644 $(GUEST)/* $(DESTDIR)$(PREFIX)/share/containerd-shim-bhyve/guest/

@@ -124,7 +124,11 @@ func (h *linux) sandbox(r *record, p *policy.Compiled) nft.Sandbox {
 
 func (h *linux) attach(_ context.Context, r *record, p *policy.Compiled) error {
 	tap, err := netlink.LinkByName(r.Tap)
-	if errors.As(err, new(netlink.LinkNotFoundError)) {
+	switch {
+	case !errors.As(err, new(netlink.LinkNotFoundError)):
+	case r.NetNS != "":
+		tap, err = h.addVeth(r)
+	default:
 		tap, err = h.addTap(r)
 	}
 	if err != nil {
@@ -141,6 +145,9 @@ func (h *linux) attach(_ context.Context, r *record, p *policy.Compiled) error {
 	}
 	if err := netlink.LinkSetUp(tap); err != nil {
 		return fmt.Errorf("tap %s: %w", r.Tap, err)
+	}
+	if r.NetNS != "" {
+		return h.configureVeth(r)
 	}
 	return nil
 }
@@ -282,7 +289,7 @@ func (h *linux) sweep(_ context.Context, known func(anchor, tap string) bool) ([
 	}
 	for _, l := range links {
 		name := l.Attrs().Name
-		if !h.isTap(name) || l.Type() != "tuntap" || known("", name) {
+		if !h.isTap(name) || l.Type() != "tuntap" && l.Type() != "veth" || known("", name) {
 			continue
 		}
 		if err := netlink.LinkDel(l); err != nil {

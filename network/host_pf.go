@@ -154,6 +154,9 @@ func (h *freebsd) egress(ctx context.Context) (string, error) {
 }
 
 func (h *freebsd) attach(ctx context.Context, r *record, p *policy.Compiled) error {
+	if r.NetNS != "" {
+		return fmt.Errorf("network namespace %s: there are none: %w", r.NetNS, errdefs.ErrNotImplemented)
+	}
 	tap, err := h.iface(ctx, r.Tap)
 	if err != nil {
 		return err

@@ -102,7 +102,7 @@ func (n *Network) Add(ctx context.Context, req Request) (_ *Result, err error) {
 	r, err := n.store.load(req.ID)
 	isNew := errdefs.IsNotFound(err)
 	if isNew {
-		r, err = n.newRecord(req.ID, p)
+		r, err = n.newRecord(req, p)
 	}
 	if err != nil {
 		return nil, err
@@ -118,7 +118,8 @@ func (n *Network) Add(ctx context.Context, req Request) (_ *Result, err error) {
 }
 
 // newRecord takes an address and writes down what will be made.
-func (n *Network) newRecord(id string, p policy.Policy) (*record, error) {
+func (n *Network) newRecord(req Request, p policy.Policy) (*record, error) {
+	id := req.ID
 	addr, err := n.store.take(id, n.cfg.First, n.cfg.Last)
 	if err != nil {
 		return nil, errors.Join(err, n.store.forget(id))
@@ -126,6 +127,7 @@ func (n *Network) newRecord(id string, p policy.Policy) (*record, error) {
 	r := &record{Policy: p, Result: Result{
 		ID: id, Bridge: n.cfg.Bridge, Tap: n.host.tap(addr), Anchor: anchorName(id),
 		Address: addr, MAC: macOf(addr), Gateway: n.cfg.Gateway, MTU: n.cfg.MTU, DNS: n.cfg.resolvers(),
+		NetNS: req.NetNS, Interface: req.Interface,
 	}}
 	if err := n.store.save(r); err != nil {
 		return nil, errors.Join(err, n.store.forget(id))

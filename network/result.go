@@ -20,6 +20,9 @@ type Request struct {
 	// Policy is the sandbox's; nil for the network's own. For a sandbox that has
 	// its network already it is not looked at: see Network.SetPolicy.
 	Policy *policy.Policy
+	// NetNS is the path of a network namespace that is to get the interface, in
+	// place of a machine; Interface is its name there. Linux only.
+	NetNS, Interface string
 }
 
 // Result is a sandbox's network.
@@ -37,6 +40,9 @@ type Result struct {
 	Gateway netip.Addr       `json:"gateway"`
 	MTU     int              `json:"mtu"`
 	DNS     []netip.Addr     `json:"dns,omitempty"`
+	// NetNS and Interface are the request's.
+	NetNS     string `json:"netns,omitempty"`
+	Interface string `json:"interface,omitempty"`
 }
 
 // CNI is the result in CNI's format, of version 1.0.0 of its specification.

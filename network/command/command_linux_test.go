@@ -1,0 +1,84 @@
+package command
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/netns"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network"
+)
+
+func TestCommands(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: makes network namespaces")
+	}
+	ns, err := netns.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "network.toml")
+	if err := os.WriteFile(file, fmt.Appendf(nil, "state = %q\ndns = [\"192.0.2.53\"]\n", filepath.Join(dir, "state")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run := func(stdin string, args ...string) (string, error) {
+		t.Helper()
+		var out bytes.Buffer
+		c := New()
+		c.Writer, c.Reader = &out, strings.NewReader(stdin)
+		err := netns.Do(ns, func() error { return c.Run(t.Context(), append([]string{"bhyve-net", "--config", file}, args...)) })
+		return out.String(), err
+	}
+	must := func(stdin string, args ...string) string {
+		t.Helper()
+		out, err := run(stdin, args...)
+		if err != nil {
+			t.Fatalf("%q: %v", args, err)
+		}
+		return out
+	}
+	if out := must("", "add", "a"); !strings.Contains(out, "ID=a\n") || !strings.Contains(out, "DNS='192.0.2.53'\n") {
+		t.Errorf("add printed %q", out)
+	}
+	if out := must("", "list"); strings.Count(out, "\n") != 2 || !strings.Contains(out, "10.77.0.") {
+		t.Errorf("list printed %q", out)
+	}
+	must(`{"deny": [{"peers": ["203.0.113.0/24"]}]}`, "policy", "set", "a", "-")
+	var info network.Info
+	if err := json.Unmarshal([]byte(must("", "--json", "show", "a")), &info); err != nil || len(info.Policy.Deny) != 1 {
+		t.Errorf("show: %+v, %v", info, err)
+	}
+	if out := must("", "show", "a"); !strings.Contains(out, "203.0.113.0/24") {
+		t.Errorf("show printed %q", out)
+	}
+	if _, err := run(`{"denny": []}`, "policy", "set", "a", "-"); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("a policy with a key that nobody knows: %v", err)
+	}
+	if out := must("", "check"); out != "" {
+		t.Errorf("check printed %q", out)
+	}
+	if _, err := run("", "down"); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("down with a sandbox: %v", err)
+	}
+	if out := must("", "del", "a"); out != "STATES_BEFORE=0\nSTATES_AFTER=0\n" {
+		t.Errorf("del printed %q", out)
+	}
+	if _, err := run("", "show", "a"); !errdefs.IsNotFound(err) {
+		t.Errorf("show what is gone: %v", err)
+	}
+	if out := must("", "gc"); out != "" {
+		t.Errorf("gc printed %q", out)
+	}
+	if out := must("", "--json", "list"); strings.TrimSpace(out) != "[]" {
+		t.Errorf("list printed %q", out)
+	}
+	must("", "down")
+}
