@@ -12,15 +12,14 @@ import (
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types"
-	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
-	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/bundle"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/config"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/rootfs"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/stdio"
 )
 
@@ -155,24 +154,17 @@ func (c *Container) mountRootfs(spec *specs.Spec, undo *[]func(context.Context) 
 		c.unmountRootfs = func(context.Context) error { return nil }
 		return c.rootfsInSpec(spec)
 	}
-	rootfs := filepath.Join(c.Bundle, "rootfs")
-	if err := os.Mkdir(rootfs, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
+	target := filepath.Join(c.Bundle, "rootfs")
+	if err := os.Mkdir(target, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
 		return "", fmt.Errorf("rootfs: %w", err)
 	}
-	line, err := c.book.Write(receipt.Mount{Target: rootfs})
+	var err error
+	c.unmountRootfs, err = rootfs.Mount(c.book, c.rootfs, target, filepath.Join(c.Bundle, "rootfs-parts"))
+	*undo = append(*undo, c.unmountRootfs)
 	if err != nil {
 		return "", err
 	}
-	c.unmountRootfs = line.Undo
-	*undo = append(*undo, c.unmountRootfs)
-	mounts := make([]mount.Mount, 0, len(c.rootfs))
-	for _, m := range c.rootfs {
-		mounts = append(mounts, mount.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
-	}
-	if err := mount.All(mounts, rootfs); err != nil {
-		return "", fmt.Errorf("mount rootfs: %w", err)
-	}
-	return rootfs, nil
+	return target, nil
 }
 
 // rootfsInSpec is root.path of the spec, which may be relative to the bundle.
