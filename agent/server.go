@@ -60,6 +60,7 @@ func newServer(ctx context.Context) (*server, error) {
 	agentv1.RegisterBundleService(control, bundles)
 	agentv1.RegisterSharesService(control, bundles)
 	agentv1.RegisterPodService(control, pod)
+	agentv1.RegisterVolumesService(control, newVolumes(s.ninep))
 	agentv1.RegisterEventsService(control, s.events)
 	return s, nil
 }

@@ -43,3 +43,6 @@ func BundleDir(id string) string { return path.Join("/run/bundles", id) }
 
 // RootfsDir is where the agent mounts the root filesystem of bundle id.
 func RootfsDir(id string) string { return path.Join(BundleDir(id), "rootfs") }
+
+// VolumeDir is where the agent mounts the volume with this name.
+func VolumeDir(name string) string { return path.Join("/run/volumes", name) }

@@ -26,8 +26,11 @@ type Guest struct {
 	// Spec is the rewritten spec.
 	Spec *specs.Spec
 	// Shares are the host trees that the guest must mount before it runs the
-	// bundle. The root filesystem is the first.
+	// bundle: the root filesystem.
 	Shares []Share
+	// Volumes are the host trees that the spec's mounts are of. They have to be
+	// mounted as agentproto.VolumeDir(Name) has it; each is named once.
+	Volumes []Volume
 	// NetNS is the host's network namespace that the spec wants the container in,
 	// empty for none.
 	NetNS string
@@ -38,20 +41,29 @@ type Guest struct {
 	Ignored []string
 }
 
-// Share is a host file or tree that a bundle needs.
+// Share is a host tree that belongs to a bundle.
 type Share struct {
 	// Source is the host path.
 	Source string
 	// Target is where the guest mounts it, relative to the bundle's directory.
 	Target string
-	// SingleFile is true if Source is a regular file. Such a share is a
-	// directory that holds just this file, under the base name of Source.
-	SingleFile bool
-	// ReadOnly is enforced where the share is served, on the host.
-	ReadOnly bool
 	// Exclusive is true if nothing but this guest changes the tree while it is
 	// shared, so that the guest may cache it.
 	Exclusive bool
+}
+
+// Volume is a host file or tree that bundles of one machine may have in common.
+type Volume struct {
+	// Name is the same for the same file or tree under the same path, and a
+	// different one if that has been replaced. It says nothing of the path.
+	Name string
+	// Source is the host path.
+	Source string
+	// SingleFile is true if Source is a regular file. The guest is given a
+	// directory that holds just this file, under the base name of Source.
+	SingleFile bool
+	// ReadOnly is enforced where the volume is served, on the host.
+	ReadOnly bool
 }
 
 // Load reads the spec of the bundle in dir. A missing file is

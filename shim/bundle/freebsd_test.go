@@ -44,8 +44,8 @@ func TestMountsOfAFreeBSDHost(t *testing.T) {
 	if len(g.Spec.Mounts) != 8 {
 		t.Errorf("%d mounts: %+v", len(g.Spec.Mounts), g.Spec.Mounts)
 	}
-	if len(g.Shares) != 2 || g.Shares[1].Source != dir+"/dir" || !g.Shares[1].ReadOnly {
-		t.Errorf("shares are %+v", g.Shares)
+	if len(g.Volumes) != 1 || g.Volumes[0].Source != dir+"/dir" || !g.Volumes[0].ReadOnly {
+		t.Errorf("volumes are %+v", g.Volumes)
 	}
 	if len(g.Ignored) > 0 {
 		t.Errorf("ignored: %q", g.Ignored)

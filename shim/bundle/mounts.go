@@ -1,12 +1,14 @@
 package bundle
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -56,10 +58,21 @@ func isBind(m *specs.Mount) bool {
 }
 
 func (t *translation) shareBind(m *specs.Mount) error {
+	readOnly := false
 	for _, o := range m.Options {
-		if o == "shared" || o == "rshared" {
-			return fmt.Errorf("propagation %q: a mount made in a guest cannot appear on the host: %w", o, errdefs.ErrInvalidArgument)
+		switch o {
+		case "ro", "rro":
+			readOnly = true
+		case "rw":
+			readOnly = false
+		case "shared", "rshared", "unbindable", "runbindable":
+			return fmt.Errorf("propagation %q: a mount made in a guest cannot appear on the host: %w", o, errdefs.ErrNotImplemented)
+		case "idmap", "ridmap":
+			return fmt.Errorf("option %q: %w", o, errdefs.ErrNotImplemented)
 		}
+	}
+	if len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 {
+		return fmt.Errorf("mapped owners: %w", errdefs.ErrNotImplemented)
 	}
 	source := m.Source
 	if !filepath.IsAbs(source) {
@@ -76,17 +89,25 @@ func (t *translation) shareBind(m *specs.Mount) error {
 		return fmt.Errorf("source %s is neither a directory nor a regular file (%v); only those can be shared with a guest: %w",
 			source, st.Mode().Type(), errdefs.ErrInvalidArgument)
 	}
-	// A share's target is numbered: the guest learns nothing of host paths.
-	target := fmt.Sprintf("volumes/%d", len(t.guest.Shares)-1)
-	t.guest.Shares = append(t.guest.Shares, Share{
-		Source:     source,
-		Target:     target,
-		SingleFile: !st.IsDir(),
-		ReadOnly:   slices.Contains(m.Options, "ro"),
-	})
-	m.Source = filepath.Join(agentproto.BundleDir(t.id), target)
-	if !st.IsDir() {
+	v := Volume{Source: filepath.Clean(source), SingleFile: !st.IsDir(), ReadOnly: readOnly}
+	v.Name = v.name(st)
+	if !slices.Contains(t.guest.Volumes, v) {
+		t.guest.Volumes = append(t.guest.Volumes, v)
+	}
+	m.Source = agentproto.VolumeDir(v.Name)
+	if v.SingleFile {
 		m.Source = filepath.Join(m.Source, filepath.Base(source))
 	}
 	return nil
+}
+
+// name makes a name of what tells volumes apart. A tree that is served
+// read-only is another than the same tree served to be written to.
+func (v Volume) name(st fs.FileInfo) string {
+	var dev, ino uint64
+	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+		dev, ino = uint64(sys.Dev), uint64(sys.Ino)
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %d %t %t", v.Source, dev, ino, v.SingleFile, v.ReadOnly))
+	return fmt.Sprintf("v-%x", sum[:12])
 }

@@ -4,8 +4,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
+	"github.com/containerd/containerd/v2/pkg/identifiers"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -52,93 +54,92 @@ func bind(source string, options ...string) specs.Mount {
 	return specs.Mount{Destination: "/mnt", Type: "bind", Source: source, Options: options}
 }
 
-func TestBindMountsBecomeShares(t *testing.T) {
+func TestBindMountsBecomeVolumes(t *testing.T) {
 	dir := tree(t)
 	for name, tc := range map[string]struct {
 		mount  specs.Mount
-		share  Share
-		source string
+		volume Volume
+		below  string // the volume's directory
 	}{
-		"directory": {
-			bind(filepath.Join(dir, "dir"), "rbind", "rw"),
-			Share{Source: filepath.Join(dir, "dir"), Target: "volumes/0"},
-			"/run/bundles/c1/volumes/0",
-		},
-		"read-only directory": {
-			bind(filepath.Join(dir, "dir"), "rbind", "ro"),
-			Share{Source: filepath.Join(dir, "dir"), Target: "volumes/0", ReadOnly: true},
-			"/run/bundles/c1/volumes/0",
-		},
-		"file": {
-			bind(filepath.Join(dir, "file"), "bind"),
-			Share{Source: filepath.Join(dir, "file"), Target: "volumes/0", SingleFile: true},
-			"/run/bundles/c1/volumes/0/file",
-		},
-		"link to a directory": {
-			bind(filepath.Join(dir, "dirlink"), "bind"),
-			Share{Source: filepath.Join(dir, "dirlink"), Target: "volumes/0"},
-			"/run/bundles/c1/volumes/0",
-		},
-		"link to a file": {
-			bind(filepath.Join(dir, "filelink"), "bind"),
-			Share{Source: filepath.Join(dir, "filelink"), Target: "volumes/0", SingleFile: true},
-			"/run/bundles/c1/volumes/0/filelink",
-		},
+		"directory":           {bind(filepath.Join(dir, "dir"), "rbind", "rw"), Volume{Source: filepath.Join(dir, "dir")}, ""},
+		"not clean":           {bind(dir+"//./dir/", "rbind", "rw"), Volume{Source: filepath.Join(dir, "dir")}, ""},
+		"read-only directory": {bind(filepath.Join(dir, "dir"), "rbind", "ro"), Volume{Source: filepath.Join(dir, "dir"), ReadOnly: true}, ""},
+		"read-only below":     {bind(filepath.Join(dir, "dir"), "rbind", "rro"), Volume{Source: filepath.Join(dir, "dir"), ReadOnly: true}, ""},
+		"the last one counts": {bind(filepath.Join(dir, "dir"), "ro", "rw"), Volume{Source: filepath.Join(dir, "dir")}, ""},
+		"file":                {bind(filepath.Join(dir, "file"), "bind"), Volume{Source: filepath.Join(dir, "file"), SingleFile: true}, "file"},
+		"link to a directory": {bind(filepath.Join(dir, "dirlink"), "bind"), Volume{Source: filepath.Join(dir, "dirlink")}, ""},
+		"link to a file":      {bind(filepath.Join(dir, "filelink"), "bind"), Volume{Source: filepath.Join(dir, "filelink"), SingleFile: true}, "filelink"},
 		"by its option alone": {
 			specs.Mount{Destination: "/mnt", Type: "none", Source: filepath.Join(dir, "dir"), Options: []string{"rbind"}},
-			Share{Source: filepath.Join(dir, "dir"), Target: "volumes/0"},
-			"/run/bundles/c1/volumes/0",
+			Volume{Source: filepath.Join(dir, "dir")}, "",
 		},
-		"by its type alone": {
-			bind(filepath.Join(dir, "dir")),
-			Share{Source: filepath.Join(dir, "dir"), Target: "volumes/0"},
-			"/run/bundles/c1/volumes/0",
-		},
-		"private and slave propagation": {
-			bind(filepath.Join(dir, "dir"), "rbind", "rprivate", "rslave"),
-			Share{Source: filepath.Join(dir, "dir"), Target: "volumes/0"},
-			"/run/bundles/c1/volumes/0",
-		},
+		"by its type alone":             {bind(filepath.Join(dir, "dir")), Volume{Source: filepath.Join(dir, "dir")}, ""},
+		"private and slave propagation": {bind(filepath.Join(dir, "dir"), "rbind", "rprivate", "rslave"), Volume{Source: filepath.Join(dir, "dir")}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			options := len(tc.mount.Options)
 			g := translate(t, withMounts(tc.mount))
-			if len(g.Shares) != 2 || g.Shares[1] != tc.share {
-				t.Errorf("shares are %+v, want the root and %+v", g.Shares, tc.share)
+			if len(g.Shares) != 1 || len(g.Volumes) != 1 {
+				t.Fatalf("shares are %+v, volumes %+v", g.Shares, g.Volumes)
 			}
-			if m := g.Spec.Mounts[0]; m.Source != tc.source || m.Destination != "/mnt" || len(m.Options) != options {
-				t.Errorf("mount is now %+v, want source %s", m, tc.source)
+			got := g.Volumes[0]
+			tc.volume.Name = got.Name
+			if got != tc.volume {
+				t.Errorf("volume is %+v, want %+v", got, tc.volume)
+			}
+			want := filepath.Join("/run/volumes", got.Name, tc.below)
+			if m := g.Spec.Mounts[0]; m.Source != want || m.Destination != "/mnt" || len(m.Options) != options {
+				t.Errorf("mount is now %+v, want source %s", m, want)
 			}
 		})
 	}
 }
 
-func TestSharesAreNumberedInOrder(t *testing.T) {
+// One tree is one volume, for whichever containers.
+func TestVolumesAreNamedByWhatTheyAre(t *testing.T) {
 	dir := tree(t)
-	g := translate(t, withMounts(
-		bind(filepath.Join(dir, "dir")),
-		specs.Mount{Destination: "/proc", Type: "proc", Source: "proc"},
-		bind(filepath.Join(dir, "file")),
-		bind(filepath.Join(dir, "dir"), "ro"),
-	))
-	var targets []string
-	for _, s := range g.Shares {
-		targets = append(targets, s.Target)
+	spec := func() *specs.Spec {
+		return withMounts(
+			bind(filepath.Join(dir, "dir")),
+			specs.Mount{Destination: "/proc", Type: "proc", Source: "proc"},
+			bind(filepath.Join(dir, "file")),
+			bind(filepath.Join(dir, "dir"), "ro"),
+			bind(filepath.Join(dir, "dir"), "rw"),
+		)
 	}
-	want := []string{"rootfs", "volumes/0", "volumes/1", "volumes/2"}
-	if len(targets) != len(want) {
-		t.Fatalf("targets are %q", targets)
+	g := translate(t, spec())
+	if len(g.Volumes) != 3 {
+		t.Fatalf("volumes are %+v, want the directory in two modes and the file", g.Volumes)
 	}
-	for i := range want {
-		if targets[i] != want[i] {
-			t.Errorf("targets are %q, want %q", targets, want)
+	names := map[string]bool{}
+	for _, v := range g.Volumes {
+		names[v.Name] = true
+		if err := identifiers.Validate(v.Name); err != nil {
+			t.Error(err)
 		}
+	}
+	if len(names) != 3 {
+		t.Errorf("names are %v", names)
+	}
+	if m := g.Spec.Mounts; m[0].Source != m[4].Source || m[0].Source == m[3].Source {
+		t.Errorf("mounts are %+v", m)
 	}
 	if m := g.Spec.Mounts[1]; m.Source != "proc" || m.Type != "proc" {
 		t.Errorf("a mount of the guest's own was changed to %+v", m)
 	}
-	if s := g.Spec.Mounts[3].Source; s != "/run/bundles/c1/volumes/2" {
-		t.Errorf("the last mount's source is %s", s)
+	again, err := Translate("c2", Pod{}, spec(), "/host/rootfs2")
+	if err != nil || !slices.Equal(again.Volumes, g.Volumes) {
+		t.Errorf("another container has %+v, %v", again.Volumes, err)
+	}
+	// What has been replaced is another volume.
+	if err := os.Rename(filepath.Join(dir, "dir"), filepath.Join(dir, "old")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "dir"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if again := translate(t, spec()); names[again.Volumes[0].Name] {
+		t.Error("a directory that has been replaced has the name of the old one")
 	}
 }
 
@@ -157,8 +158,10 @@ func TestMountsThatAGuestCannotHave(t *testing.T) {
 		"socket":             {bind(filepath.Join(dir, "socket")), errdefs.IsInvalidArgument, "socket"},
 		"FIFO":               {bind(filepath.Join(dir, "fifo")), errdefs.IsInvalidArgument, "fifo"},
 		"device":             {bind("/dev/null"), errdefs.IsInvalidArgument, "/dev/null"},
-		"shared propagation": {bind(filepath.Join(dir, "dir"), "rbind", "shared"), errdefs.IsInvalidArgument, "shared"},
-		"rshared":            {bind(filepath.Join(dir, "dir"), "rbind", "rshared"), errdefs.IsInvalidArgument, "rshared"},
+		"shared propagation": {bind(filepath.Join(dir, "dir"), "rbind", "shared"), errdefs.IsNotImplemented, "shared"},
+		"rshared":            {bind(filepath.Join(dir, "dir"), "rbind", "rshared"), errdefs.IsNotImplemented, "rshared"},
+		"mapped owners":      {specs.Mount{Destination: "/mnt", Type: "bind", Source: filepath.Join(dir, "dir"), UIDMappings: []specs.LinuxIDMapping{{Size: 1}}}, errdefs.IsNotImplemented, "owners"},
+		"idmap":              {bind(filepath.Join(dir, "dir"), "idmap"), errdefs.IsNotImplemented, "idmap"},
 		"host file system":   {specs.Mount{Destination: "/mnt", Type: "ext4", Source: "/dev/sda1"}, errdefs.IsInvalidArgument, "ext4"},
 		"no type":            {specs.Mount{Destination: "/mnt", Source: "x"}, errdefs.IsInvalidArgument, "type"},
 	} {

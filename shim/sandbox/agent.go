@@ -20,13 +20,14 @@ import (
 
 // agent is the guest's side of the control port.
 type agent struct {
-	task   taskapi.TTRPCTaskService
-	system agentv1.SystemService
-	thaw   agentv1.ThawService
-	bundle agentv1.BundleService
-	shares agentv1.SharesService
-	net    agentv1.NetworkService
-	pod    agentv1.PodService
+	task    taskapi.TTRPCTaskService
+	system  agentv1.SystemService
+	thaw    agentv1.ThawService
+	bundle  agentv1.BundleService
+	shares  agentv1.SharesService
+	net     agentv1.NetworkService
+	pod     agentv1.PodService
+	volumes agentv1.VolumesService
 	// events has a connection of its own: while the reader of a ttrpc stream
 	// does not read, every other call on the connection waits.
 	events agentv1.EventsClient
@@ -37,15 +38,16 @@ type agent struct {
 func newAgent(control, events net.Conn) *agent {
 	c, e := ttrpc.NewClient(control), ttrpc.NewClient(events)
 	return &agent{
-		task:   taskapi.NewTTRPCTaskClient(c),
-		system: agentv1.NewSystemClient(c),
-		thaw:   agentv1.NewThawClient(c),
-		bundle: agentv1.NewBundleClient(c),
-		shares: agentv1.NewSharesClient(c),
-		net:    agentv1.NewNetworkClient(c),
-		pod:    agentv1.NewPodClient(c),
-		events: agentv1.NewEventsClient(e),
-		conns:  []*ttrpc.Client{c, e},
+		task:    taskapi.NewTTRPCTaskClient(c),
+		system:  agentv1.NewSystemClient(c),
+		thaw:    agentv1.NewThawClient(c),
+		bundle:  agentv1.NewBundleClient(c),
+		shares:  agentv1.NewSharesClient(c),
+		net:     agentv1.NewNetworkClient(c),
+		pod:     agentv1.NewPodClient(c),
+		volumes: agentv1.NewVolumesClient(c),
+		events:  agentv1.NewEventsClient(e),
+		conns:   []*ttrpc.Client{c, e},
 	}
 }
 

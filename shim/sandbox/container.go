@@ -47,8 +47,11 @@ type Container struct {
 	unmountRootfs func(context.Context) error
 	hooks         hostHooks
 
-	mu        sync.Mutex
-	shares    []*share
+	mu sync.Mutex
+	// shares are what its bundle consists of in the guest.
+	shares []*agentv1.Share
+	// trees end the serving of its files, or its part in it.
+	trees     []func(context.Context) error
 	processes map[string]*process // by exec id, init under ""
 }
 
@@ -300,9 +303,7 @@ func (c *Container) createBundle(ctx context.Context, config any) error {
 	}
 	req := &agentv1.CreateBundleRequest{Id: c.ID, Config: data}
 	c.mu.Lock()
-	for _, s := range c.shares {
-		req.Shares = append(req.Shares, s.proto())
-	}
+	req.Shares = c.shares
 	c.mu.Unlock()
 	return c.call(ctx, "make the guest's bundle for", func(ctx context.Context) error {
 		_, err := c.vm.agent.bundle.Create(ctx, req)
@@ -317,14 +318,14 @@ func (c *Container) deleteBundle(ctx context.Context) error {
 	})
 }
 
-func (c *Container) closeShares() error {
+func (c *Container) closeTrees(ctx context.Context) error {
 	c.mu.Lock()
-	shares := c.shares
-	c.shares = nil
+	trees := c.trees
+	c.trees = nil
 	c.mu.Unlock()
 	var errs []error
-	for _, s := range shares {
-		errs = append(errs, s.close())
+	for _, end := range trees {
+		errs = append(errs, end(ctx))
 	}
 	return errors.Join(errs...)
 }
@@ -336,7 +337,7 @@ func (c *Container) release(ctx context.Context) error {
 	processes := slices.Collect(maps.Values(c.processes))
 	c.mu.Unlock()
 	c.closeStreams(ctx, processes...)
-	return errors.Join(c.closeShares(), c.book.UndoAll(ctx))
+	return errors.Join(c.closeTrees(ctx), c.book.UndoAll(ctx))
 }
 
 // closeStreams closes the streams of processes and waits for their loggers.

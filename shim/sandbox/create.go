@@ -118,7 +118,7 @@ func (s *Sandbox) Create(ctx context.Context, r CreateRequest) (_ *Container, er
 	if err := c.runCreateHooks(ctx, spec, guest.Hooks); err != nil {
 		return nil, err
 	}
-	if err := c.serveShares(ctx, guest.Shares, &undo); err != nil {
+	if err := c.serveTrees(ctx, guest, &undo); err != nil {
 		return nil, err
 	}
 	// An answer that is lost is no proof that nothing was done.
@@ -188,17 +188,28 @@ func (c *Container) rootfsInSpec(spec *specs.Spec) (string, error) {
 	return rootfs, nil
 }
 
-func (c *Container) serveShares(ctx context.Context, shares []bundle.Share, undo *[]func(context.Context) error) error {
+// serveTrees gives the guest what the bundle needs of the host's files.
+func (c *Container) serveTrees(ctx context.Context, g *bundle.Guest, undo *[]func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, c.vm.agentTimeout)
 	defer cancel()
-	*undo = append(*undo, func(context.Context) error { return c.closeShares() })
-	for _, s := range shares {
-		sh, err := serveShare(ctx, c.vm, "9p/"+c.ID+"/"+s.Target, s)
+	*undo = append(*undo, c.closeTrees)
+	for _, s := range g.Shares {
+		sh, err := serveRoot(ctx, c.vm, "9p/"+c.ID+"/"+s.Target, s)
 		if err != nil {
 			return err
 		}
 		c.mu.Lock()
-		c.shares = append(c.shares, sh)
+		c.shares = append(c.shares, sh.proto(s))
+		c.trees = append(c.trees, func(context.Context) error { return sh.close() })
+		c.mu.Unlock()
+	}
+	for _, want := range g.Volumes {
+		vol, err := c.vm.volumes.acquire(ctx, c.vm, want)
+		if err != nil {
+			return err
+		}
+		c.mu.Lock()
+		c.trees = append(c.trees, func(ctx context.Context) error { return c.vm.volumes.release(ctx, c.vm, vol) })
 		c.mu.Unlock()
 	}
 	return nil

@@ -123,7 +123,7 @@ func (c *Container) remove(ctx context.Context) error {
 			log.G(ctx).WithError(err).WithField("container", c.ID).Error("the guest did not let go of the bundle")
 		}
 	}
-	if err := c.closeShares(); err != nil {
+	if err := c.closeTrees(ctx); err != nil {
 		return err
 	}
 	if err := c.unmountRootfs(ctx); err != nil {

@@ -41,24 +41,26 @@ type fakeAgent struct {
 	mu sync.Mutex
 	// hooks run before a method's own answer, by name: "task.Start". An error
 	// is the answer.
-	hooks   map[string]func(ctx context.Context) error
-	bundles map[string]bool
-	configs map[string][]byte // of bundles, by id
-	pod     *agentv1.ConfigurePodRequest
-	tasks   map[string]bool // "container/exec"
-	streams map[string]*net.TCPConn
-	control []net.Conn
-	frozen  bool
-	limits  string     // of the last Update
-	stats   *anypb.Any // the answer to Stats
-	sent    []*agentv1.Envelope
-	more    chan struct{}
+	hooks          map[string]func(ctx context.Context) error
+	bundles        map[string]bool
+	volumes        map[string]bool
+	volumesMounted int
+	configs        map[string][]byte // of bundles, by id
+	pod            *agentv1.ConfigurePodRequest
+	tasks          map[string]bool // "container/exec"
+	streams        map[string]*net.TCPConn
+	control        []net.Conn
+	frozen         bool
+	limits         string     // of the last Update
+	stats          *anypb.Any // the answer to Stats
+	sent           []*agentv1.Envelope
+	more           chan struct{}
 }
 
 func newFakeAgent(t *testing.T) *fakeAgent {
 	a := &fakeAgent{
 		t: t, protocol: agentproto.Version, listeners: map[uint32]net.Listener{},
-		hooks: map[string]func(context.Context) error{}, bundles: map[string]bool{}, configs: map[string][]byte{},
+		hooks: map[string]func(context.Context) error{}, bundles: map[string]bool{}, volumes: map[string]bool{}, configs: map[string][]byte{},
 		tasks: map[string]bool{}, streams: map[string]*net.TCPConn{}, more: make(chan struct{}),
 	}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
@@ -78,6 +80,7 @@ func (a *fakeAgent) serve() {
 	agentv1.RegisterSharesService(server, fakeBundle{a})
 	agentv1.RegisterEventsService(server, fakeEvents{a})
 	agentv1.RegisterPodService(server, fakePod{a})
+	agentv1.RegisterVolumesService(server, fakeVolumes{a})
 	for _, port := range []uint32{agentproto.PortControl, agentproto.PortStdio, agentproto.PortNinep} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -395,6 +398,30 @@ func (f fakeThaw) Clock(_ context.Context, r *agentv1.ClockRequest) (*agentv1.Cl
 // PowerOff leaves the machine running: the host has to end it.
 func (f fakeSystem) PowerOff(context.Context, *agentv1.PowerOffRequest) (*emptypb.Empty, error) {
 	return &emptypb.Empty{}, f.answer("system.PowerOff", func() error { return errdefs.ErrUnavailable })
+}
+
+type fakeVolumes struct{ *fakeAgent }
+
+func (f fakeVolumes) Mount(_ context.Context, r *agentv1.MountVolumeRequest) (*emptypb.Empty, error) {
+	return &emptypb.Empty{}, f.answer("volumes.Mount", func() error {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.volumes[r.Name] {
+			return errdefs.ErrAlreadyExists
+		}
+		f.volumes[r.Name] = true
+		f.volumesMounted++
+		return nil
+	})
+}
+
+func (f fakeVolumes) Unmount(_ context.Context, r *agentv1.UnmountVolumeRequest) (*emptypb.Empty, error) {
+	return &emptypb.Empty{}, f.answer("volumes.Unmount", func() error {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.volumes, r.Name)
+		return nil
+	})
 }
 
 type fakeBundle struct{ *fakeAgent }

@@ -16,42 +16,57 @@ import (
 
 // share is a host tree served to the guest over one connection of the link.
 type share struct {
-	bundle.Share
 	stream string
 	tree   *ninep.Tree
 	conn   net.Conn
 	served chan struct{}
 }
 
-// serveShare opens the tree and a stream for it, and serves it until close.
-func serveShare(ctx context.Context, v *vm, stream string, s bundle.Share) (_ *share, err error) {
-	open := ninep.Dir
-	if s.SingleFile {
-		open = ninep.SingleFile
-	}
-	tree, err := open(s.Source, ninep.Options{ReadOnly: s.ReadOnly, Exclusive: s.Exclusive})
+// serveRoot serves a container's root file system.
+func serveRoot(ctx context.Context, v *vm, stream string, s bundle.Share) (*share, error) {
+	tree, err := ninep.Dir(s.Source, ninep.Options{Exclusive: s.Exclusive})
 	if err != nil {
 		return nil, fmt.Errorf("share %s: %w", s.Source, err)
 	}
+	return serveTree(ctx, v, stream, tree)
+}
+
+// serveVolume serves a volume.
+func serveVolume(ctx context.Context, v *vm, stream string, vol bundle.Volume) (*share, error) {
+	open := ninep.Dir
+	if vol.SingleFile {
+		open = ninep.SingleFile
+	}
+	tree, err := open(vol.Source, ninep.Options{ReadOnly: vol.ReadOnly})
+	if err != nil {
+		return nil, fmt.Errorf("volume %s: %w", vol.Source, err)
+	}
+	return serveTree(ctx, v, stream, tree)
+}
+
+// serveTree opens a stream for the tree, and serves it until close. It takes
+// the tree over.
+func serveTree(ctx context.Context, v *vm, stream string, tree *ninep.Tree) (*share, error) {
 	conn, err := v.openStream(ctx, agentproto.PortNinep, stream)
 	if err != nil {
 		tree.Close()
-		return nil, fmt.Errorf("share %s: %w", s.Source, err)
+		return nil, err
 	}
-	sh := &share{Share: s, stream: stream, tree: tree, conn: conn, served: make(chan struct{})}
+	sh := &share{stream: stream, tree: tree, conn: conn, served: make(chan struct{})}
 	ctx = context.WithoutCancel(ctx)
 	go func() {
 		defer close(sh.served)
 		if err := tree.Serve(ctx, conn); err != nil && !errors.Is(err, net.ErrClosed) {
-			log.G(ctx).WithError(err).WithField("share", s.Target).Warn("file server ended")
+			log.G(ctx).WithError(err).WithField("stream", stream).Warn("file server ended")
 		}
 	}()
 	return sh, nil
 }
 
-func (s *share) proto() *agentv1.Share {
-	p := &agentv1.Share{Stream: s.stream, Target: s.Target, ReadOnly: s.ReadOnly}
-	if s.Exclusive {
+// proto is what the guest is told of it.
+func (s *share) proto(b bundle.Share) *agentv1.Share {
+	p := &agentv1.Share{Stream: s.stream, Target: b.Target}
+	if b.Exclusive {
 		p.Cache = agentv1.Cache_CACHE_EXCLUSIVE
 	}
 	return p

@@ -34,6 +34,8 @@ type vm struct {
 	network *network
 	// room is what containers have of it.
 	room bundle.Room
+	// volumes are those that its containers use.
+	volumes volumes
 }
 
 const (
