@@ -47,6 +47,31 @@ func testReadOnlyRoot(r *rig) {
 	}
 }
 
+// publish changes a directory as Kubernetes does that of a ConfigMap: the file is
+// a link by way of another, which is replaced.
+func publish(r *rig, dir, content string) {
+	r.Helper()
+	version, data := filepath.Join(dir, ".."+content), filepath.Join(dir, "..data")
+	old, _ := os.Readlink(data)
+	steps := []func() error{
+		func() error { return os.Mkdir(version, 0o755) },
+		func() error { return os.WriteFile(filepath.Join(version, "config"), []byte(content+"\n"), 0o644) },
+		func() error { return os.Symlink(filepath.Base(version), data+"_tmp") },
+		func() error { return os.Rename(data+"_tmp", data) },
+		func() error {
+			if old == "" {
+				return os.Symlink("..data/config", filepath.Join(dir, "config"))
+			}
+			return os.RemoveAll(filepath.Join(dir, old))
+		},
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			r.Fatal(err)
+		}
+	}
+}
+
 func testMounts(r *rig) {
 	rw, ro, large := r.hostDir(), r.hostDir(), r.hostDir()
 	single := filepath.Join(r.hostDir(), "single")
@@ -76,6 +101,7 @@ func testMounts(r *rig) {
 		"--mount", "type=bind,src=" + ro + ",dst=/mnt/ro,options=rbind:ro",
 		"--mount", "type=bind,src=" + large + ",dst=/mnt/many,options=rbind:ro",
 		"--mount", "type=bind,src=" + single + ",dst=/mnt/single,options=bind:ro",
+		"--mount", "type=bind,src=" + single + ",dst=/etc/group,options=bind:ro",
 		"--mount", "type=tmpfs,src=tmpfs,dst=/mnt/tmp,options=size=1m",
 	})
 	sh := func(script string) (string, int) {
@@ -87,6 +113,7 @@ func testMounts(r *rig) {
 		"echo guest > /mnt/rw/from-guest && chown 1000:1000 /mnt/rw/from-guest && chmod 4711 /mnt/rw/from-guest",
 		"! touch /mnt/ro/new && ! rm /mnt/ro/from-host && ! sh -c 'echo x >> /mnt/ro/from-host' && ! chmod 777 /mnt/ro/from-host",
 		"! sh -c 'echo x >> /mnt/single'",
+		"grep -q host /etc/group && ! sh -c 'echo x >> /etc/group'",
 		"! cat /mnt/rw/escape",
 		fmt.Sprintf("probe entries /mnt/many %d", many),
 		"mount | grep -q 'on /mnt/tmp type tmpfs' && touch /mnt/tmp/x",
@@ -110,6 +137,16 @@ func testMounts(r *rig) {
 	}
 	if out, _ := sh("cat /mnt/rw/from-host"); out != "changed\n" {
 		r.Errorf("the guest reads %q of a file that the host has changed", out)
+	}
+
+	// A process that holds on to the old one does not keep others from the new.
+	publish(r, ro, "one")
+	if out, _ := sh("(cd /mnt/ro && exec sleep 1000 < config) > /dev/null 2>&1 & cat /mnt/ro/config"); out != "one\n" {
+		r.Errorf("the guest reads %q of a published file", out)
+	}
+	publish(r, ro, "two")
+	if out, _ := sh("cat /mnt/ro/config"); out != "two\n" {
+		r.Errorf("the guest reads %q of a file that was published anew", out)
 	}
 
 	// A tenant that is root in its machine can remount what it likes: the other

@@ -55,7 +55,8 @@ func shareFlags(types ...string) []string {
 
 func testPodShares(r *rig) {
 	pause, join := r.pod("--hostname", "the-pod")
-	one, two, other := r.start(join), r.start(join), r.start(join[:4])
+	volume := append(append([]string{}, join...), "--mount", "type=bind,src="+r.hostDir()+",dst=/data,options=rbind:rw")
+	one, two, other := r.start(volume), r.start(volume), r.start(join[:4])
 	in := func(id string, script string) string {
 		r.Helper()
 		return strings.TrimSpace(r.mustOK(r.exec(id, nil, nil, nil, "/bin/sh", "-c", script)).Stdout)
@@ -77,6 +78,11 @@ func testPodShares(r *rig) {
 	want("shared memory", in(two, "cat /dev/shm/x"), "shared")
 	want("shared memory of a stranger", in(other, "cat /dev/shm/x 2>/dev/null || echo none"), "none")
 	want("root of another", in(two, "cat /x 2>/dev/null || echo none"), "none")
+
+	// A volume is one tree to all of them: what one makes in it, another opens.
+	in(one, "mkfifo /data/pipe; (cat /data/pipe > /data/got; mv /data/got /data/done) > /dev/null 2>&1 &")
+	want("a FIFO in a volume", in(two, "echo met > /data/pipe; until test -e /data/done; do sleep 0.1; done; cat /data/done"), "met")
+	in(one, "rm /data/*")
 
 	sharing := append(append([]string{}, join...), shareFlags("pid")...)
 	first, second := r.start(sharing), r.start(sharing)
