@@ -48,7 +48,12 @@ func newServer(ctx context.Context) (*server, error) {
 		endTasks: endTasks,
 	}
 	pod := newPod()
-	bundles := newBundles(s.ninep, pod.provide)
+	bundles := newBundles(s.ninep, func(config []byte) error {
+		if err := thaw.admit(); err != nil {
+			return err
+		}
+		return pod.provide(config)
+	})
 	s.tasks, err = newTaskService(ctx, bundles, s.stdio, s.events, endTasks)
 	if err != nil {
 		return nil, err

@@ -45,7 +45,8 @@ type kernel interface {
 // thawing is the Thaw service.
 type thawing struct {
 	kernel kernel
-	// thawed is true once the boot id may be read.
+	// thawed is true once the machine is like no other, and its boot id may be
+	// read.
 	thawed atomic.Bool
 	// mu is held by the one call that is under way: its steps have an order.
 	mu sync.Mutex
@@ -71,7 +72,6 @@ func (t *thawing) Thaw(_ context.Context, r *agentv1.ThawRequest) (*agentv1.Thaw
 		{"entropy", func() error { return t.kernel.addEntropy(r.Entropy) }},
 		{"machine id", func() error { return t.kernel.setMachineID(r.MachineId) }},
 		{"boot id", func() (err error) {
-			t.thawed.Store(true)
 			resp.BootId, err = t.kernel.bootID()
 			return err
 		}},
@@ -93,6 +93,7 @@ func (t *thawing) Thaw(_ context.Context, r *agentv1.ThawRequest) (*agentv1.Thaw
 	if err != nil {
 		return nil, err
 	}
+	t.thawed.Store(true)
 	resp.Uptime = durationpb.New(up)
 	resp.Clock = timestamppb.New(t.kernel.now())
 	return resp, nil
@@ -114,6 +115,14 @@ func (t *thawing) Clock(_ context.Context, r *agentv1.ClockRequest) (*agentv1.Cl
 		}
 	}
 	return &agentv1.ClockResponse{Clock: timestamppb.New(t.kernel.now())}, nil
+}
+
+// admit refuses work of a machine that may still be like another one.
+func (t *thawing) admit() error {
+	if !t.thawed.Load() {
+		return fmt.Errorf("the machine has not been thawed: %w", errdefs.ErrFailedPrecondition)
+	}
+	return nil
 }
 
 // knownBootID is the boot id, or nothing as long as reading it would fix it.

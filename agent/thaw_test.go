@@ -61,6 +61,9 @@ func TestThawInOrder(t *testing.T) {
 	if id, err := th.knownBootID(); id != "" || err != nil || len(k.steps) != 0 {
 		t.Errorf("the boot id was read before the thaw: %q, %v", id, err)
 	}
+	if err := th.admit(); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("work before the thaw: %v", err)
+	}
 	want := []string{"clock", "entropy", "machine id", "boot id", "host name"}
 	for range 2 {
 		k.steps = nil
@@ -76,6 +79,9 @@ func TestThawInOrder(t *testing.T) {
 			t.Errorf("answer %v", resp)
 		}
 	}
+	if err := th.admit(); err != nil {
+		t.Error(err)
+	}
 	if id, err := th.knownBootID(); id != "boot" || err != nil {
 		t.Errorf("after the thaw: %q, %v", id, err)
 	}
@@ -90,12 +96,16 @@ func TestThawStopsWhereItFails(t *testing.T) {
 	all := []string{"clock", "entropy", "machine id", "boot id", "host name"}
 	for i, refuse := range all {
 		k := &fakeKernel{refuse: refuse}
-		_, err := (&thawing{kernel: k}).Thaw(t.Context(), thawRequest())
+		th := &thawing{kernel: k}
+		_, err := th.Thaw(t.Context(), thawRequest())
 		if !errors.Is(err, errRefused) || !strings.Contains(err.Error(), refuse) {
 			t.Errorf("%s: %v", refuse, err)
 		}
 		if !slices.Equal(k.steps, all[:i+1]) {
 			t.Errorf("%s: steps %q", refuse, k.steps)
+		}
+		if th.admit() == nil {
+			t.Errorf("%s: work was let in", refuse)
 		}
 	}
 }

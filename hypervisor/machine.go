@@ -38,7 +38,8 @@ type Backend interface {
 }
 
 // Machine is one running virtual machine. It belongs to the process that
-// launched it until it is destroyed. Methods are safe for concurrent use.
+// launched it until it is destroyed or given away (see Transferable), and does
+// not end with that process. Methods are safe for concurrent use.
 //
 // The order of a life is: Launch, Dial (any number), then either the guest
 // powers itself off or PowerOff asks for it, then Done closes, then Destroy.

@@ -240,6 +240,9 @@ func guestOf(cfg hypervisor.Config, vm, uuid, tap string) guest {
 // is no keyboard controller to look for.
 var kernelArgs = []string{
 	"console=ttyS0", "quiet", "panic=-1", "reboot=p", "i8042.noaux", "i8042.nokbd",
+	// A machine that was parked for a while has done nothing wrong, and an idle
+	// one need not wake up to prove it.
+	"nowatchdog", "rcupdate.rcu_cpu_stall_suppress=1",
 	// The LAPIC timer is checked against an emulated one, which is late on a busy host.
 	"no_timer_check",
 }

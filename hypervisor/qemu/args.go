@@ -134,7 +134,11 @@ const translationCacheMiB = 128
 func kernelArgs(kvm bool) []string {
 	// The self-tests of the kernel's ciphers are a fifth of a boot in software;
 	// whoever built the kernel has run them.
-	args := []string{"console=ttyS0", "quiet", "panic=-1", "reboot=t", "cryptomgr.notests"}
+	args := []string{"console=ttyS0", "quiet", "panic=-1", "reboot=t", "cryptomgr.notests",
+		// A machine that was parked for a while has done nothing wrong, and an idle
+		// one need not wake up to prove it.
+		"nowatchdog", "rcupdate.rcu_cpu_stall_suppress=1",
+	}
 	if !kvm {
 		// Time is told by the ACPI timer, whose frequency is known. The kernel finds
 		// that of the TSC by comparing it to another clock for some milliseconds;

@@ -141,6 +141,10 @@ func (m *machine) migrate(ctx context.Context, state *os.File, command string) e
 	if err := m.execute(ctx, "migrate-set-capabilities", map[string]any{"capabilities": []any{capability}}, nil); err != nil {
 		return err
 	}
+	// No word to the network from the address that all clones still have.
+	if err := m.execute(ctx, "migrate-set-parameters", map[string]any{"announce-rounds": 0}, nil); err != nil {
+		return err
+	}
 	if err := m.monitor.executeWith(ctx, state, "getfd", map[string]string{"fdname": stateFile}, nil); err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ package qemu
 
 import (
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -24,7 +25,10 @@ import (
 func saved(t *testing.T, changes ...func(*hypervisor.Config)) (cfg hypervisor.Config, dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	b := boot(t, append(changes, func(c *hypervisor.Config) { c.CheckpointDir = dir })...)
+	b := boot(t, append(changes, func(c *hypervisor.Config) {
+		c.CheckpointDir = dir
+		c.NIC.NetNS, c.NIC.Tap = tapInNamespace(t)
+	})...)
 
 	// A disk that is full: it goes on.
 	if err := os.Symlink("/dev/full", filepath.Join(dir, stateName)); err != nil {
@@ -62,6 +66,8 @@ func saved(t *testing.T, changes ...func(*hypervisor.Config)) (cfg hypervisor.Co
 func restored(t *testing.T, cfg hypervisor.Config, dir string) booted {
 	t.Helper()
 	cfg.Dir = t.TempDir()
+	cfg.NIC = &hypervisor.NIC{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 8}}
+	cfg.NIC.NetNS, cfg.NIC.Tap = tapInNamespace(t)
 	book := testBook(t)
 	began := time.Now()
 	m, err := New().Restore(testContext(t), cfg, dir, book)
@@ -76,11 +82,14 @@ func restored(t *testing.T, cfg hypervisor.Config, dir string) booted {
 }
 
 func TestCheckpointAndClones(t *testing.T) {
-	cfg, dir := saved(t)
+	mac := net.HardwareAddr{2, 0, 0, 0, 0, 7}
+	cfg, dir := saved(t, func(c *hypervisor.Config) { c.NIC = &hypervisor.NIC{MAC: mac} })
 	// Both at once, of the same memory.
 	first := restored(t, cfg, dir)
 	second := restored(t, cfg, dir)
 	differ(t, first, second)
+	// The address is in the saved state: the agent sets the one that it is to be.
+	attached(t, first.Machine.(*machine), mac)
 	// One that is thawed again, as after it was parked, stays who it was.
 	before := thawed(t, first)
 	if err := errors.Join(first.Machine.(*machine).Park(testContext(t)), first.Machine.(*machine).Unpark(testContext(t))); err != nil {
@@ -184,9 +193,7 @@ func refusals(t *testing.T, cfg hypervisor.Config, dir string) {
 		"other processors":     {"vCPUs", func(c *hypervisor.Config) { c.VCPUs++ }},
 		"another command line": {"command line", func(c *hypervisor.Config) { c.Cmdline = []string{"x"} }},
 		"another kernel":       {"kernel", func(c *hypervisor.Config) { c.Kernel = c.Initrd }},
-		"a network interface": {"hardware", func(c *hypervisor.Config) {
-			c.NIC = &hypervisor.NIC{Tap: "tap0", MAC: []byte{2, 0, 0, 0, 0, 1}}
-		}},
+		"no network interface": {"hardware", func(c *hypervisor.Config) { c.NIC = nil }},
 	} {
 		other := cfg
 		c.change(&other)
