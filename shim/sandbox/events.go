@@ -102,6 +102,9 @@ func (s *Sandbox) guestEvent(e any) error {
 		return err
 	}
 
+	if isBeginning(e) && !p.firstOf(e) {
+		return errors.New("it has been told of")
+	}
 	switch e := e.(type) {
 	case *apievents.TaskCreate:
 		s.events.send(c.createEvent(s.Pid()))
@@ -147,4 +150,13 @@ func exitEvent(containerID, execID string, pid uint32, e Exit) *apievents.TaskEx
 		ExitStatus:  e.Status,
 		ExitedAt:    timestamppb.New(e.At),
 	}
+}
+
+// isBeginning is true for events of which each process has one.
+func isBeginning(e any) bool {
+	switch e.(type) {
+	case *apievents.TaskCreate, *apievents.TaskStart, *apievents.TaskExecAdded, *apievents.TaskExecStarted:
+		return true
+	}
+	return false
 }

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"sync"
 	"time"
 
@@ -51,6 +52,7 @@ type process struct {
 	status task.Status
 	exit   Exit
 	moved  chan struct{} // closed, and replaced, when status changes
+	told   map[reflect.Type]bool
 
 	// exitSeen guards the one transition to stopped.
 	exitSeen sync.Once
@@ -71,6 +73,7 @@ func newProcess(execID string, cfg stdio.Config) *process {
 		io:       stdio.None(),
 		status:   task.Status_CREATED,
 		moved:    make(chan struct{}),
+		told:     map[reflect.Type]bool{},
 		reported: make(chan struct{}),
 		exited:   make(chan struct{}),
 	}
@@ -136,6 +139,16 @@ func (p *process) snapshot() (task.Status, Exit) {
 func (p *process) everStarted() bool {
 	s, _ := p.snapshot()
 	return s != task.Status_CREATED
+}
+
+// firstOf is true once for each type of event.
+func (p *process) firstOf(event any) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t := reflect.TypeOf(event)
+	first := !p.told[t]
+	p.told[t] = true
+	return first
 }
 
 // finish makes e the process's exit, has it announced, and lets Wait return, in
