@@ -67,6 +67,7 @@ func newServer(ctx context.Context) (*server, error) {
 	agentv1.RegisterPodService(control, pod)
 	agentv1.RegisterVolumesService(control, newVolumes(s.ninep))
 	agentv1.RegisterEventsService(control, s.events)
+	agentv1.RegisterRehearsalService(control, &rehearsal{})
 	return s, nil
 }
 

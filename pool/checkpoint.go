@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -135,7 +136,10 @@ func openCheckpoint(dir, backend string) (*checkpoint, error) {
 		case !st.Mode().IsRegular() || st.Size() != f.Size:
 			return nil, refuse("%s has %d bytes, its manifest says %d", f.Name, st.Size(), f.Size)
 		}
-		c.bytes += uint64(f.Size)
+		// Memory that a guest has not touched is a hole.
+		if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+			c.bytes += uint64(sys.Blocks) * 512
+		}
 	}
 	return c, nil
 }
@@ -244,7 +248,7 @@ func (p *Pool) save(ctx context.Context, t Template) (_ *checkpoint, err error) 
 
 // saveMachine boots a machine, saves it in dir and releases it.
 func (p *Pool) saveMachine(ctx context.Context, t Template, dir string) (err error) {
-	e, err := p.create(ctx, t, nil, dir)
+	e, err := p.create(ctx, t, nil, dir, t.Rehearse)
 	if err != nil {
 		return err
 	}

@@ -161,7 +161,7 @@ func (p *Pool) claimFrom(ctx context.Context, s *stock, t Template, cp *checkpoi
 
 	var e *entry
 	if err = cp.verify(); err == nil {
-		e, err = p.create(ctx, t, cp, "")
+		e, err = p.create(ctx, t, cp, "", false)
 	}
 	p.mu.Lock()
 	p.admission.done(t.memory())

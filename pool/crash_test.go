@@ -262,3 +262,33 @@ func (l *life) nothing() error {
 	}
 	return l.noMachines()
 }
+
+// TestCrashInRecovery kills the daemon that takes up what another has left.
+func TestCrashInRecovery(t *testing.T) {
+	for _, at := range []string{"recover: adopted#1", "recover: adopted#2", "recover: record#1", "recover: record#2"} {
+		t.Run(strings.ReplaceAll(at, " ", "_"), func(t *testing.T) {
+			r := newRig(t)
+			d := r.startDaemon()
+			l := &life{rig: r, c: r.serves(d)}
+			l.tmpl = r.add(l.c, r.template())
+			r.warm(l.c, l.tmpl.Name, 2)
+			d.kill()
+			d = r.startDaemon(crashEnv + "=" + at)
+			<-d.done
+			d = r.startDaemon()
+			l.c = r.serves(d)
+			if s := r.status(l.c).Templates[0]; s.Hot != 2 || len(r.machines()) != 2 {
+				t.Errorf("two machines waited, and now %d of %d do", s.Hot, len(r.machines()))
+			}
+			for range 2 {
+				if err := l.claimOne(r.context()); err != nil {
+					t.Error(err)
+				}
+			}
+			if err := l.removeTemplate(r.context()); err != nil {
+				t.Error(err)
+			}
+			l.end(d)
+		})
+	}
+}

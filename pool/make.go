@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
+	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
 	agentv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto/v1"
@@ -22,8 +23,9 @@ func openImage(dir string) (*guest.Image, error) { return guest.Open(dir) }
 
 // create makes a machine of t, restored from cp or booted if that is nil, and
 // returns its entry once the agent has answered. saveTo is where it will be
-// saved, if it will be. On error nothing is left.
-func (p *Pool) create(ctx context.Context, t Template, cp *checkpoint, saveTo string) (_ *entry, err error) {
+// saved, if it will be. With rehearse it has run a container that does nothing. On
+// error nothing is left.
+func (p *Pool) create(ctx context.Context, t Template, cp *checkpoint, saveTo string, rehearse bool) (_ *entry, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, p.opts.BootTimeout,
 		fmt.Errorf("no answer within the boot timeout of %s: %w", p.opts.BootTimeout, context.DeadlineExceeded))
 	defer cancel()
@@ -64,7 +66,7 @@ func (p *Pool) create(ctx context.Context, t Template, cp *checkpoint, saveTo st
 		return nil, err
 	}
 	p.step("make: launched")
-	if _, err := Prove(ctx, e.machine); err != nil {
+	if err := prepare(ctx, e.machine, rehearse); err != nil {
 		return nil, &hypervisor.LaunchError{ID: e.ID, Phase: "agent", Console: e.machine.ConsoleTail(), Err: err}
 	}
 	p.step("make: answered")
@@ -114,7 +116,7 @@ func setMachine(r *record, m hypervisor.Machine) error {
 // it under making.
 func (p *Pool) makeHot(s *stock, t Template, cp *checkpoint) {
 	began := time.Now()
-	e, err := p.create(p.ctx, t, cp, "")
+	e, err := p.create(p.ctx, t, cp, "", t.rehearses(cp))
 	if err == nil {
 		if err = p.park(p.ctx, e); err != nil {
 			p.mu.Lock()
@@ -189,9 +191,35 @@ func (p *Pool) guard(s *stock, e *entry, done <-chan struct{}) {
 // Prove has the agent answer a fresh nonce, and hangs up so that neither side
 // has anything left of the connection: the machine will be stopped or saved.
 func Prove(ctx context.Context, m hypervisor.Machine) (*agentv1.HelloResponse, error) {
+	var hello *agentv1.HelloResponse
+	err := talk(ctx, m, func(ctx context.Context, agent *ttrpc.Client) (err error) {
+		hello, err = greet(ctx, agent)
+		return err
+	})
+	return hello, err
+}
+
+// prepare is Prove for a machine that will wait. With rehearse it also does once
+// what its first container would else be the first to do: the code of kernel and
+// runtime is then in memory, and where it is emulated, translated.
+func prepare(ctx context.Context, m hypervisor.Machine, rehearse bool) error {
+	return talk(ctx, m, func(ctx context.Context, agent *ttrpc.Client) error {
+		if _, err := greet(ctx, agent); err != nil || !rehearse {
+			return err
+		}
+		if _, err := agentv1.NewRehearsalClient(agent).Rehearse(ctx, &emptypb.Empty{}); err != nil {
+			return fmt.Errorf("rehearsal: %w", err)
+		}
+		return nil
+	})
+}
+
+// talk calls f with a connection to the machine's agent, which ends with the
+// machine, and returns once both sides have closed it.
+func talk(ctx context.Context, m hypervisor.Machine, f func(context.Context, *ttrpc.Client) error) error {
 	conn, err := hypervisor.DialReady(ctx, m, agentproto.PortControl)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	hungUp := make(chan struct{})
 	client := ttrpc.NewClient(conn, ttrpc.WithOnClose(func() { close(hungUp) }))
@@ -207,12 +235,26 @@ func Prove(ctx context.Context, m hypervisor.Machine) (*agentv1.HelloResponse, e
 		case <-ctx.Done():
 		}
 	}()
+	if err := f(ctx, client); err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("%w: %w", err, context.Cause(ctx))
+		}
+		return err
+	}
+	if half, ok := conn.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
+		select {
+		case <-hungUp:
+		case <-ctx.Done():
+		}
+	}
+	return nil
+}
+
+func greet(ctx context.Context, agent *ttrpc.Client) (*agentv1.HelloResponse, error) {
 	nonce := make([]byte, 16)
 	rand.Read(nonce)
-	hello, err := agentv1.NewSystemClient(client).Hello(ctx, &agentv1.HelloRequest{Nonce: nonce})
+	hello, err := agentv1.NewSystemClient(agent).Hello(ctx, &agentv1.HelloRequest{Nonce: nonce})
 	switch {
-	case err != nil && ctx.Err() != nil:
-		return nil, fmt.Errorf("hello: %w: %w", err, context.Cause(ctx))
 	case err != nil:
 		return nil, fmt.Errorf("hello: %w", err)
 	case !bytes.Equal(hello.Nonce, nonce):
@@ -220,12 +262,6 @@ func Prove(ctx context.Context, m hypervisor.Machine) (*agentv1.HelloResponse, e
 	case hello.ProtocolVersion != agentproto.Version:
 		return nil, fmt.Errorf("hello: the guest image speaks protocol version %d, this program %d: %w",
 			hello.ProtocolVersion, agentproto.Version, errdefs.ErrFailedPrecondition)
-	}
-	if half, ok := conn.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
-		select {
-		case <-hungUp:
-		case <-ctx.Done():
-		}
 	}
 	return hello, nil
 }

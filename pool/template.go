@@ -36,6 +36,12 @@ type Template struct {
 	// filled up to High.
 	Low  int `json:"low"`
 	High int `json:"high"`
+	// Rehearse has each machine that is booted run a container that does nothing
+	// before it is parked or saved. RehearseClones repeats that in those that are
+	// restored: it costs each of them memory that they would share otherwise, and
+	// helps where guests are emulated, as translated code is not saved.
+	Rehearse       bool `json:"rehearse,omitempty"`
+	RehearseClones bool `json:"rehearse_clones,omitempty"`
 	// Cold keeps a checkpoint of the template.
 	Cold bool `json:"cold,omitempty"`
 	// IdleTimeout is after how long without a claim the hot tier shrinks to Low.
@@ -110,12 +116,21 @@ func (t Template) image() (*guest.Image, error) {
 // sameMachines says whether machines made of a can be handed out as b's.
 func sameMachines(a, b Template) bool { return a.Shape().Key() == b.Shape().Key() }
 
+// rehearses says whether a machine made of c, or booted if that is nil, does it
+// before it waits.
+func (t Template) rehearses(c *checkpoint) bool {
+	if c == nil {
+		return t.Rehearse
+	}
+	return t.RehearseClones
+}
+
 func (t Template) memory() uint64 { return uint64(t.MemoryMiB) << 20 }
 
 func (t Template) proto() *poolv1.Template {
 	return &poolv1.Template{
 		Name: t.Name, Shape: t.Shape(), GuestDir: t.GuestDir,
-		Low: uint32(t.Low), High: uint32(t.High), Cold: t.Cold,
+		Low: uint32(t.Low), High: uint32(t.High), Cold: t.Cold, Rehearse: t.Rehearse, RehearseClones: t.RehearseClones,
 		IdleTimeout: durationpb.New(t.IdleTimeout),
 	}
 }
@@ -127,7 +142,7 @@ func templateOf(m *poolv1.Template) Template {
 		Name: m.GetName(), GuestDir: m.GetGuestDir(),
 		VCPUs: int(s.GetVcpus()), MemoryMiB: int(s.GetMemoryMib()),
 		KernelArgs: slices.Clone(s.GetKernelArgs()), NIC: s.GetNic(),
-		Low: int(m.GetLow()), High: int(m.GetHigh()), Cold: m.GetCold(),
+		Low: int(m.GetLow()), High: int(m.GetHigh()), Cold: m.GetCold(), Rehearse: m.GetRehearse(), RehearseClones: m.GetRehearseClones(),
 		IdleTimeout: m.GetIdleTimeout().AsDuration(),
 	}
 }

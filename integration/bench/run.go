@@ -153,6 +153,8 @@ func (r *run) runc(ctx context.Context, name string, n int) error {
 // machines is a subject whose machines come from path.
 func (r *run) machines(tier, path string, c lab.ShimConfig) (*subject, error) {
 	c.MemoryMiB = memoryMiB
+	// Fifty emulated machines on two processors wait for each other.
+	c.AgentTimeout = opTimeout
 	file := filepath.Join(r.lab.Dir, "bench-"+tier+".toml")
 	return &subject{lab: r.lab, tier: tier, runtime: lab.RuntimeBhyve, image: r.image, config: file, path: path},
 		r.lab.WriteShimConfig(file, c)

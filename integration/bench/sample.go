@@ -21,7 +21,7 @@ import (
 )
 
 // opTimeout bounds one operation.
-const opTimeout = 3 * time.Minute
+const opTimeout = 10 * time.Minute
 
 // Where machines come from, in the shim's words.
 const (

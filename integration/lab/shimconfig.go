@@ -15,6 +15,8 @@ type ShimConfig struct {
 	GuestDir string
 	// BootTimeout bounds a machine's way up.
 	BootTimeout time.Duration
+	// AgentTimeout bounds a request to the agent.
+	AgentTimeout time.Duration
 	// VCPUs and MemoryMiB are a machine's size.
 	VCPUs, MemoryMiB int
 	// Network is the mode of containers' network, NetworkConfig its file.
@@ -27,9 +29,10 @@ type ShimConfig struct {
 // The lab's defaults: a boot takes seconds even in software, but twenty at
 // once on two cores take their time.
 const (
-	defaultBootTimeout = 4 * time.Minute
-	defaultVCPUs       = 1
-	defaultMemoryMiB   = 256
+	defaultBootTimeout  = 4 * time.Minute
+	defaultAgentTimeout = 30 * time.Second
+	defaultVCPUs        = 1
+	defaultMemoryMiB    = 256
 )
 
 // WriteShimConfig writes c to a file at path, to be given to one container with
@@ -40,6 +43,9 @@ func (l *Lab) WriteShimConfig(path string, c ShimConfig) error {
 	}
 	if c.BootTimeout == 0 {
 		c.BootTimeout = defaultBootTimeout
+	}
+	if c.AgentTimeout == 0 {
+		c.AgentTimeout = defaultAgentTimeout
 	}
 	if c.VCPUs == 0 {
 		c.VCPUs = defaultVCPUs
@@ -57,9 +63,10 @@ func (l *Lab) WriteShimConfig(path string, c ShimConfig) error {
 		"network": map[string]any{"mode": c.Network, "config": c.NetworkConfig},
 		"guest":   map[string]any{"dir": c.GuestDir},
 		"machine": map[string]any{
-			"vcpus":        c.VCPUs,
-			"memory_mib":   c.MemoryMiB,
-			"boot_timeout": c.BootTimeout.String(),
+			"vcpus":         c.VCPUs,
+			"memory_mib":    c.MemoryMiB,
+			"boot_timeout":  c.BootTimeout.String(),
+			"agent_timeout": c.AgentTimeout.String(),
 		},
 		"pool": map[string]any{"mode": c.PoolMode, "socket": c.PoolSocket},
 	})

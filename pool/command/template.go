@@ -50,6 +50,8 @@ func addCommand() *cli.Command {
 			&cli.IntFlag{Name: "low", Usage: "low watermark of waiting machines", Value: 1},
 			&cli.IntFlag{Name: "high", Usage: "high watermark of waiting machines", Value: 2},
 			&cli.BoolFlag{Name: "no-checkpoint", Usage: "keep none on disk"},
+			&cli.BoolFlag{Name: "no-rehearsal", Usage: "do not run a container that does nothing before a machine waits or is saved"},
+			&cli.BoolFlag{Name: "rehearse-clones", Usage: "run one in restored machines too: faster to start in under emulation, and less memory is shared"},
 			&cli.DurationFlag{Name: "idle-timeout", Usage: "shrink to --low after so long without a claim; 0 is never"},
 		},
 		Action: connected(1, 1, callTimeout, addTemplate),
@@ -91,7 +93,8 @@ func addTemplate(ctx context.Context, c *cli.Command, conn *client.Client) error
 			KernelArgs: cfg.Machine.KernelArgs, Nic: c.Bool("nic"),
 		},
 		Low: uint32(c.Int("low")), High: uint32(c.Int("high")),
-		Cold:        !c.Bool("no-checkpoint"),
+		Cold:     !c.Bool("no-checkpoint"),
+		Rehearse: !c.Bool("no-rehearsal"), RehearseClones: c.Bool("rehearse-clones"),
 		IdleTimeout: durationpb.New(c.Duration("idle-timeout")),
 	}})
 	if err != nil {

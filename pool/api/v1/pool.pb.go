@@ -184,10 +184,14 @@ type Template struct {
 	Low  uint32 `protobuf:"varint,4,opt,name=low,proto3" json:"low,omitempty"`
 	High uint32 `protobuf:"varint,5,opt,name=high,proto3" json:"high,omitempty"`
 	// cold is true if a checkpoint is kept.
-	Cold          bool                 `protobuf:"varint,6,opt,name=cold,proto3" json:"cold,omitempty"`
-	IdleTimeout   *durationpb.Duration `protobuf:"bytes,7,opt,name=idle_timeout,json=idleTimeout,proto3" json:"idle_timeout,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Cold        bool                 `protobuf:"varint,6,opt,name=cold,proto3" json:"cold,omitempty"`
+	IdleTimeout *durationpb.Duration `protobuf:"bytes,7,opt,name=idle_timeout,json=idleTimeout,proto3" json:"idle_timeout,omitempty"`
+	// rehearse is true if booted machines run a container that does nothing before
+	// they wait, rehearse_clones if restored ones do.
+	Rehearse       bool `protobuf:"varint,8,opt,name=rehearse,proto3" json:"rehearse,omitempty"`
+	RehearseClones bool `protobuf:"varint,9,opt,name=rehearse_clones,json=rehearseClones,proto3" json:"rehearse_clones,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Template) Reset() {
@@ -267,6 +271,20 @@ func (x *Template) GetIdleTimeout() *durationpb.Duration {
 		return x.IdleTimeout
 	}
 	return nil
+}
+
+func (x *Template) GetRehearse() bool {
+	if x != nil {
+		return x.Rehearse
+	}
+	return false
+}
+
+func (x *Template) GetRehearseClones() bool {
+	if x != nil {
+		return x.RehearseClones
+	}
+	return false
 }
 
 // Process is one process for as long as the host is up.
@@ -1310,7 +1328,7 @@ const file_pool_proto_rawDesc = "" +
 	"memory_mib\x18\x04 \x01(\rR\tmemoryMib\x12\x1f\n" +
 	"\vkernel_args\x18\x05 \x03(\tR\n" +
 	"kernelArgs\x12\x10\n" +
-	"\x03nic\x18\x06 \x01(\bR\x03nic\"\xea\x01\n" +
+	"\x03nic\x18\x06 \x01(\bR\x03nic\"\xaf\x02\n" +
 	"\bTemplate\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
 	"\x05shape\x18\x02 \x01(\v2\x1f.containerd.bhyve.pool.v1.ShapeR\x05shape\x12\x1b\n" +
@@ -1318,7 +1336,9 @@ const file_pool_proto_rawDesc = "" +
 	"\x03low\x18\x04 \x01(\rR\x03low\x12\x12\n" +
 	"\x04high\x18\x05 \x01(\rR\x04high\x12\x12\n" +
 	"\x04cold\x18\x06 \x01(\bR\x04cold\x12<\n" +
-	"\fidle_timeout\x18\a \x01(\v2\x19.google.protobuf.DurationR\vidleTimeout\"1\n" +
+	"\fidle_timeout\x18\a \x01(\v2\x19.google.protobuf.DurationR\vidleTimeout\x12\x1a\n" +
+	"\brehearse\x18\b \x01(\bR\brehearse\x12'\n" +
+	"\x0frehearse_clones\x18\t \x01(\bR\x0erehearseClones\"1\n" +
 	"\aProcess\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\x03R\x03pid\x12\x14\n" +
 	"\x05start\x18\x02 \x01(\x04R\x05start\"\xb4\x01\n" +
