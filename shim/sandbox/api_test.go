@@ -199,6 +199,36 @@ func TestAWaitThatIsGivenUp(t *testing.T) {
 	}
 }
 
+// CRI lets a container see another's processes, and cannot say whose.
+func TestAContainerThatWatchesAnother(t *testing.T) {
+	b := newBed(t)
+	p := pod.Config{ID: "pod", Bundle: t.TempDir(), TargetPID: true}
+	must(t, b.Declare(p, b.cfg))
+	must(t, b.StartDeclared(b.within(), "pod"))
+	watching := func(id string) CreateRequest {
+		return b.request(id, func(s *specs.Spec) {
+			s.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.PIDNamespace, Path: "/proc/4242/ns/pid"}}
+		})
+	}
+	if _, err := b.Create(b.within(), watching("w0")); !errdefs.IsNotImplemented(err) {
+		t.Errorf("with nobody to watch: %v", err)
+	}
+	b.running("c1")
+	b.create(watching("w1"))
+	a := b.agent()
+	a.mu.Lock()
+	var spec specs.Spec
+	must(t, json.Unmarshal(a.configs["w1"], &spec))
+	a.mu.Unlock()
+	if !slices.Contains(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.PIDNamespace, Path: "/proc/7/ns/pid"}) {
+		t.Errorf("namespaces are %v", spec.Linux.Namespaces)
+	}
+	b.running("c2")
+	if _, err := b.Create(b.within(), watching("w2")); !errdefs.IsNotImplemented(err) {
+		t.Errorf("with two to choose from: %v", err)
+	}
+}
+
 func TestContainersOfADeclaredSandbox(t *testing.T) {
 	b := newBed(t)
 	b.declaredAndStarted()

@@ -88,7 +88,11 @@ func (s *Sandbox) Create(ctx context.Context, r CreateRequest) (_ *Container, er
 	if err != nil {
 		return nil, err
 	}
-	guest, err := bundle.Translate(r.ID, s.podOf(spec, place.network), spec, rootfs)
+	pod := s.podOf(spec, place.network)
+	if pod.PIDNS, err = s.targetPIDNS(ctx, spec); err != nil {
+		return nil, err
+	}
+	guest, err := bundle.Translate(r.ID, pod, spec, rootfs)
 	if err != nil {
 		return nil, err
 	}

@@ -378,6 +378,10 @@ func (f fakeTask) Delete(_ context.Context, r *taskapi.DeleteRequest) (*taskapi.
 	})
 }
 
+func (f fakeTask) State(_ context.Context, r *taskapi.StateRequest) (*taskapi.StateResponse, error) {
+	return &taskapi.StateResponse{ID: r.ID, Pid: 7}, f.answer("task.State", func() error { return nil })
+}
+
 type fakeSystem struct{ *fakeAgent }
 
 func (f fakeSystem) Hello(_ context.Context, r *agentv1.HelloRequest) (*agentv1.HelloResponse, error) {
