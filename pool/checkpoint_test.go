@@ -131,8 +131,8 @@ func TestBadCheckpointIsRefused(t *testing.T) {
 				if again := r.checkpointDir(c); again == dir {
 					t.Errorf("checkpoint %s is used", dir)
 				}
-				if !strings.Contains(d.output.String(), tc.reason) {
-					t.Errorf("the log does not say %q:\n%s", tc.reason, d.output)
+				if !strings.Contains(d.said(), tc.reason) {
+					t.Errorf("the log does not say %q:\n%s", tc.reason, d.said())
 				}
 				found, err := c.GC(t.Context(), nil)
 				if err != nil {

@@ -135,7 +135,7 @@ func traceLife(t *testing.T) (all []string) {
 	d := r.startDaemon(traceEnv + "=" + trace)
 	l := &life{rig: r, c: r.serves(d)}
 	if err := l.live(r.context()); err != nil {
-		t.Fatalf("%v\n%s", err, d.output)
+		t.Fatalf("%v\n%s", err, d.said())
 	}
 	l.end(d)
 	data, err := os.ReadFile(trace)
@@ -179,7 +179,7 @@ func crashAt(t *testing.T, at string) {
 	d = r.startDaemon()
 	l.c = r.serves(d)
 	if l.c == nil {
-		t.Fatalf("the next daemon does not serve: %s", d.output)
+		t.Fatalf("the next daemon does not serve: %s", d.said())
 	}
 	found, err := l.c.Check(r.context(), nil)
 	if err != nil {
@@ -209,7 +209,7 @@ func crashAt(t *testing.T, at string) {
 	// All of a life goes on from here, and hands out nothing that was handed out.
 	before := len(l.claimed)
 	if err := l.live(r.context()); err != nil {
-		t.Fatalf("%v\n%s", err, d.output)
+		t.Fatalf("%v\n%s", err, d.said())
 	}
 	for _, m := range l.claimed[before:] {
 		if mine[m.Pid()] {
@@ -244,7 +244,7 @@ func (l *life) end(d *daemon) {
 	}
 	<-d.done
 	if code := d.cmd.ProcessState.ExitCode(); code != 0 {
-		l.Errorf("the daemon has exited with %d: %s", code, d.output)
+		l.Errorf("the daemon has exited with %d: %s", code, d.said())
 	}
 	if err := l.nothing(); err != nil {
 		l.Error(err)

@@ -76,8 +76,8 @@ func TestMachines(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.warm(c, tmpl.Name, 1)
-	if !strings.Contains(d.output.String(), "has been altered") {
-		t.Errorf("the log says nothing of the altered checkpoint:\n%s", d.output)
+	if !strings.Contains(d.said(), "has been altered") {
+		t.Errorf("the log says nothing of the altered checkpoint:\n%s", d.said())
 	}
 	r.claimReal(c, tmpl)
 

@@ -20,6 +20,7 @@ import (
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor/host"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/proc"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/tail"
 	poolv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/pool/api/v1"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/pool/client"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/pool/internal/fakevm"
@@ -314,13 +315,16 @@ func stepper() func(string) {
 // daemon is a running daemonMain.
 type daemon struct {
 	cmd    *exec.Cmd
-	output *bytes.Buffer
+	output *tail.Buffer
 	done   chan struct{}
 }
 
+// said is what the daemon has logged so far.
+func (d *daemon) said() string { return string(d.output.Bytes()) }
+
 func (r *rig) startDaemon(env ...string) *daemon {
 	r.Helper()
-	d := &daemon{cmd: exec.Command("/proc/self/exe"), output: &bytes.Buffer{}, done: make(chan struct{})}
+	d := &daemon{cmd: exec.Command("/proc/self/exe"), output: &tail.Buffer{Max: 1 << 20}, done: make(chan struct{})}
 	d.cmd.Env = append(append(os.Environ(), daemonEnv+"="+r.dir), env...)
 	d.cmd.Stderr = d.output
 	if err := os.Remove(r.socket()); err != nil && !os.IsNotExist(err) {

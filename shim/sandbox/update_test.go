@@ -77,7 +77,7 @@ func TestUsage(t *testing.T) {
 		t.Errorf("of a machine that cannot tell: %v", err)
 	}
 	b.mu.Lock()
-	b.vm.Machine = measured{b.vm.Machine.(*fakeMachine)}
+	b.vm = &vm{Machine: measured{b.vm.Machine.(*fakeMachine)}, home: b.vm.home, agent: b.vm.agent}
 	b.mu.Unlock()
 	if u, err := b.Usage(b.within()); err != nil || u.RSS != 1<<20 {
 		t.Errorf("got %+v, %v", u, err)
