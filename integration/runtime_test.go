@@ -15,6 +15,7 @@ var cases = []struct {
 	{"stdin of 64 MiB", testLargeStdin},
 	{"tty", testTTY},
 	{"exec", testExec},
+	{"logger, hooks and clients that change", testLogger},
 	{"exec after exec loses nothing", testShortExecs},
 	{"signals", testSignals},
 	{"kill all", testKillAll},
