@@ -58,7 +58,12 @@ func newRig(t *testing.T, p policy.Policy) *rig {
 		if err := netlink.LinkAdd(veth); err != nil {
 			return err
 		}
-		return errors.Join(up("lo"), up("uplink", uplink+"/24", "192.168.50.1/24"))
+		if err := errors.Join(up("lo"), up("uplink", uplink+"/24", "192.168.50.1/24")); err != nil {
+			return err
+		}
+		// Everything else is out there, too: what is denied is not stopped for want of
+		// a route.
+		return netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP(friend)})
 	})
 	r.in(r.world, func() error {
 		err := errors.Join(up("lo"), up("world", friend+"/24", foe+"/24", private+"/24"))

@@ -16,8 +16,8 @@ import (
 // logLimit is how many denied packets of a sandbox are logged a minute.
 const logLimit = 10
 
-// minBurst is what may pass at once however low the limit: some packets of the
-// 64 KiB that the host handles as one.
+// minBurst is what may pass at once beside what a second has room for, however low
+// the limit: some packets of the 64 KiB that the host handles as one.
 const minBurst = 256 << 10
 
 var broadcast = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
