@@ -47,6 +47,8 @@ test: check-generate lint unit machines integration ## everything that CI runs
 bench: guest lab runc-shim ## boot and exec latency beside runc's; results in .cache/bench
 	$(call say,benchmark)
 	@$(GO) run ./integration/cmd/bench -out $(CACHE)/bench $(BENCHFLAGS)
+	$(call say,benchmark of the network)
+	@$(GO) run ./integration/cmd/netbench -out $(CACHE)/bench
 
 .PHONY: deps
 deps: ## install the Debian packages that are missing

@@ -94,13 +94,19 @@ func (n *Network) Add(ctx context.Context, req Request) (_ *Result, err error) {
 	if err := n.store.open(); err != nil {
 		return nil, err
 	}
-	lock, err := n.store.lock(ctx, req.ID)
+	lock, fresh, err := n.store.lock(ctx, req.ID)
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Close()
 	r, err := n.store.load(req.ID)
 	isNew := errdefs.IsNotFound(err)
+	if isNew && !fresh {
+		// Another Add was killed before it had written a record.
+		if err := n.store.freeAddresses(req.ID); err != nil {
+			return nil, err
+		}
+	}
 	if isNew {
 		r, err = n.newRecord(req, p)
 	}
@@ -161,7 +167,7 @@ func (n *Network) Del(ctx context.Context, id string) (Released, error) {
 	if err := n.store.open(); err != nil {
 		return Released{}, err
 	}
-	lock, err := n.store.lock(ctx, id)
+	lock, _, err := n.store.lock(ctx, id)
 	if err != nil {
 		return Released{}, err
 	}
@@ -253,7 +259,7 @@ func (n *Network) collect(ctx context.Context, id string, keep func(string) bool
 	if err := validateID(id); err != nil {
 		return false, err
 	}
-	lock, err := n.store.lock(ctx, id)
+	lock, _, err := n.store.lock(ctx, id)
 	if err != nil {
 		return false, err
 	}
@@ -298,7 +304,7 @@ func (n *Network) SetPolicy(ctx context.Context, id string, p policy.Policy) err
 	if _, err := n.store.load(id); err != nil {
 		return err
 	}
-	lock, err := n.store.lock(ctx, id)
+	lock, _, err := n.store.lock(ctx, id)
 	if err != nil {
 		return err
 	}

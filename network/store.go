@@ -75,13 +75,16 @@ func (s store) destroy() error {
 	return nil
 }
 
-// lock makes and locks the sandbox's directory. Whoever is given the lock of a
-// directory that has been removed meanwhile tries again.
-func (s store) lock(ctx context.Context, id string) (*os.File, error) {
+// lock makes and locks the sandbox's directory, and says whether it is new: then
+// nothing is there of the sandbox. Whoever is given the lock of a directory that
+// has been removed meanwhile tries again.
+func (s store) lock(ctx context.Context, id string) (lock *os.File, isNew bool, err error) {
 	path := s.sandbox(id)
 	for {
-		if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, fmt.Errorf("network of %s: %w", id, err)
+		err := os.Mkdir(path, 0o700)
+		isNew := err == nil
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, false, fmt.Errorf("network of %s: %w", id, err)
 		}
 		f, err := os.Open(path)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -91,12 +94,12 @@ func (s store) lock(ctx context.Context, id string) (*os.File, error) {
 			err = flock(ctx, f)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("network of %s: lock: %w", id, err)
+			return nil, false, fmt.Errorf("network of %s: lock: %w", id, err)
 		}
 		have, herr := f.Stat()
 		there, terr := os.Stat(path)
 		if herr == nil && terr == nil && os.SameFile(have, there) {
-			return f, nil
+			return f, isNew, nil
 		}
 		f.Close()
 	}
@@ -157,10 +160,14 @@ func (s store) save(r *record) error {
 	return nil
 }
 
-// forget removes the record and gives the address back. The caller has the lock.
+// forget removes the record and gives the address back; without a record, every
+// address that is taken in the sandbox's name. The caller has the lock.
 func (s store) forget(id string) error {
-	addrs, err := s.addressesOf(id)
-	if err != nil {
+	var addrs []netip.Addr
+	r, err := s.load(id)
+	if err == nil {
+		addrs = []netip.Addr{r.Address}
+	} else if addrs, err = s.addressesOf(id); err != nil {
 		return err
 	}
 	for _, path := range []string{s.record(id) + ".new", s.record(id)} {
@@ -168,15 +175,32 @@ func (s store) forget(id string) error {
 			return fmt.Errorf("network of %s: %w", id, err)
 		}
 	}
-	for _, a := range addrs {
-		if err := os.Remove(s.address(a)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("network of %s: %w", id, err)
-		}
+	if err := s.free(id, addrs); err != nil {
+		return err
 	}
 	if err := os.Remove(s.sandbox(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("network of %s: %w", id, err)
 	}
 	return nil
+}
+
+func (s store) free(id string, addrs []netip.Addr) error {
+	for _, a := range addrs {
+		if err := os.Remove(s.address(a)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("network of %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// freeAddresses gives back every address that is taken in the sandbox's name. The
+// caller has the lock.
+func (s store) freeAddresses(id string) error {
+	addrs, err := s.addressesOf(id)
+	if err != nil {
+		return err
+	}
+	return s.free(id, addrs)
 }
 
 // ids are the sandboxes that have a directory, sorted.
@@ -230,19 +254,10 @@ func (s store) addressesOf(id string) ([]netip.Addr, error) {
 	return own, nil
 }
 
-// take gives the sandbox an address between first and last: one that it has
-// already, or a free one. The search begins somewhere in the range, by the id,
-// so that an address is not used again at once. The caller has the lock.
+// take gives the sandbox a free address between first and last. The search begins
+// somewhere in the range, by the id, so that an address is not used again at once.
+// The caller has the lock, and nothing has been taken for the sandbox before.
 func (s store) take(id string, first, last netip.Addr) (netip.Addr, error) {
-	own, err := s.addressesOf(id)
-	if err != nil {
-		return netip.Addr{}, err
-	}
-	for _, addr := range own {
-		if !addr.Less(first) && !last.Less(addr) {
-			return addr, nil
-		}
-	}
 	size := number(last) - number(first) + 1
 	h := fnv.New32a()
 	h.Write([]byte(id))

@@ -1,7 +1,6 @@
 package nft
 
 import (
-	"fmt"
 	"net"
 	"slices"
 
@@ -79,7 +78,7 @@ func (b *batch) outRules() {
 	b.services(s.host(), p.Host, toChain(s.flows()))
 	b.matches(s.out(), ipDestination, p.Allow, b.sets("allow", p.Allow), toChain(s.flows()))
 	for i, m := range p.Names {
-		set := b.set(nameSet(s, i), nil)
+		set := b.set(s.set("names", i), nil)
 		for _, service := range services(m.Service) {
 			b.rule(s.out(), inSet(ipDestination, set, false), service, toChain(s.flows()))
 		}
@@ -188,13 +187,10 @@ func (b *batch) services(chain string, all []policy.Match, then []expr.Any) {
 func (b *batch) sets(kind string, all []policy.Match) []*nftables.Set {
 	sets := make([]*nftables.Set, len(all))
 	for i, m := range all {
-		sets[i] = b.set(fmt.Sprintf("%s/%s-%d", b.sandbox.Name, kind, i), m.Peers)
+		sets[i] = b.set(b.sandbox.set(kind, i), m.Peers)
 	}
 	return sets
 }
-
-// nameSet is the set of the addresses of the i-th of the policy's Names.
-func nameSet(s Sandbox, i int) string { return fmt.Sprintf("%s/names-%d", s.Name, i) }
 
 // set makes a set of address ranges; one without peers has single addresses that
 // time out.

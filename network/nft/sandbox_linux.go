@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/nftables"
@@ -127,16 +126,24 @@ func (t Table) RemoveAll(name string) error {
 	return t.Remove(s)
 }
 
-// setsOf are the sandbox's own sets as they are. A table that is not there has
-// none.
+// setKinds are what a sandbox has sets for. Those of a kind are numbered from 0.
+var setKinds = []string{"deny", "resolver", "allow", "accept", "names"}
+
+func (s Sandbox) set(kind string, i int) string { return fmt.Sprintf("%s/%s-%d", s.Name, kind, i) }
+
+// setsOf are the sandbox's own sets as they are. They are asked for by name: a
+// list would be of everybody's.
 func (t Table) setsOf(c *nftables.Conn, s Sandbox) ([]*nftables.Set, error) {
-	all, err := c.GetSets(t.ip())
-	if err != nil {
-		return nil, fmt.Errorf("nftables: list sets: %w", err)
-	}
 	var own []*nftables.Set
-	for _, set := range all {
-		if strings.HasPrefix(set.Name, s.Name+"/") {
+	for _, kind := range setKinds {
+		for i := 0; ; i++ {
+			set, err := c.GetSetByName(t.ip(), s.set(kind, i))
+			if errors.Is(err, unix.ENOENT) {
+				break
+			}
+			if err != nil {
+				return nil, fmt.Errorf("nftables: sets of %s: %w", s.Name, err)
+			}
 			own = append(own, set)
 		}
 	}

@@ -1,0 +1,2 @@
+// Package netbench measures package network, on Linux.
+package netbench
