@@ -11,10 +11,12 @@ import (
 	"slices"
 	"time"
 
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
 	"github.com/pelletier/go-toml/v2"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/options"
 	poolv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/pool/api/v1"
@@ -130,9 +132,7 @@ func Default() Config {
 // errdefs.ErrInvalidArgument: they were meant for another runtime, and to drop
 // them would drop somebody's intent, unless they are empty.
 func FromOptions(o typeurl.Any) (Config, error) {
-	// Clients that know only runc send its options with nothing in them: a
-	// message that asks for nothing is none, of whatever type it is.
-	if o == nil || o.GetTypeUrl() == "" || len(o.GetValue()) == 0 {
+	if o == nil || o.GetTypeUrl() == "" || asksForNothing(o) {
 		return load()
 	}
 	if o.GetTypeUrl() == options.TypeURL {
@@ -158,6 +158,22 @@ func FromOptions(o typeurl.Any) (Config, error) {
 		return Read(generic.ConfigPath)
 	}
 	return load()
+}
+
+// asksForNothing: a message with nothing in it is none, of whatever type it is.
+// Clients send runc's so, and containerd's puts the address of the sandbox's own
+// task service into them for containerds that look for it nowhere else
+// (client.WithTaskAPIEndpoint).
+func asksForNothing(o typeurl.Any) bool {
+	if len(o.GetValue()) == 0 {
+		return true
+	}
+	var runc runcoptions.Options
+	if err := typeurl.UnmarshalTo(o, &runc); err != nil {
+		return false
+	}
+	runc.TaskApiAddress, runc.TaskApiVersion = "", 0 //nolint:staticcheck // sent all the same
+	return proto.Size(&runc) == 0
 }
 
 func fromOwn(value []byte) (Config, error) {

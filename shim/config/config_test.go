@@ -245,8 +245,10 @@ func TestForeignOptionsAreRefused(t *testing.T) {
 
 func TestEmptyOptionsOfAnyTypeAreNone(t *testing.T) {
 	t.Setenv(PathEnv, "")
-	got, err := FromOptions(encode(t, &runcoptions.Options{}))
-	if err != nil || !reflect.DeepEqual(got, Default()) {
-		t.Errorf("got %+v, %v; want the defaults", got, err)
+	for _, o := range []*runcoptions.Options{{}, {TaskApiAddress: "unix:///s", TaskApiVersion: 3}} {
+		got, err := FromOptions(encode(t, o))
+		if err != nil || !reflect.DeepEqual(got, Default()) {
+			t.Errorf("got %+v, %v; want the defaults", got, err)
+		}
 	}
 }
