@@ -172,7 +172,8 @@ func asksForNothing(o typeurl.Any) bool {
 	if err := typeurl.UnmarshalTo(o, &runc); err != nil {
 		return false
 	}
-	runc.TaskApiAddress, runc.TaskApiVersion = "", 0 //nolint:staticcheck // sent all the same
+	//lint:ignore SA1019 they are sent all the same
+	runc.TaskApiAddress, runc.TaskApiVersion = "", 0
 	return proto.Size(&runc) == 0
 }
 
