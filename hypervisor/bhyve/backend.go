@@ -184,7 +184,10 @@ func (m *machine) launch(ctx context.Context, from string, openLink func(context
 	if err != nil {
 		return err
 	}
-	return m.awaitStart(ctx)
+	if err := m.awaitStart(ctx); err != nil || from == "" {
+		return err
+	}
+	return m.vmm.unpin(ctx, m.Pid())
 }
 
 // awaitStart returns once the guest's first vCPU is active: bhyve(8) runs it
@@ -227,6 +230,7 @@ func guestOf(cfg hypervisor.Config, vm, uuid, tap string) guest {
 			ACPI:    true,
 			Console: "stdio",
 			NICs:    nics,
+			Pinned:  cfg.CheckpointDir != "",
 		},
 		Kernel: cfg.Kernel, Initrd: cfg.Initrd,
 		Cmdline: strings.Join(slices.Concat(kernelArgs, cfg.Cmdline), " "),

@@ -227,5 +227,5 @@ func describe(v vmm, g guest) (checkpoint.Machine, error) {
 // one checkpoint need not have in common.
 func ownValue(line string) bool {
 	key, _, _ := strings.Cut(line, "=")
-	return key == "name" || key == "uuid" || strings.HasSuffix(key, ".backend") || strings.HasSuffix(key, ".mac")
+	return key == "name" || key == "uuid" || strings.HasSuffix(key, ".cpuset") || strings.HasSuffix(key, ".backend") || strings.HasSuffix(key, ".mac")
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -34,10 +35,17 @@ func (r *rig) read(t *testing.T, name string) (g guest) {
 }
 
 func TestCheckpointAndRestore(t *testing.T) {
+	if runtime.NumCPU() < 2 {
+		t.Skip("restoring takes two CPUs")
+	}
 	r := newRig(t, savable)
 	dir := t.TempDir()
 	r.cfg.CheckpointDir = dir
 	m := r.launch(t).(*machine)
+	conf, err := os.ReadFile(filepath.Join(r.cfg.Dir, configFile))
+	if err != nil || !strings.Contains(string(conf), "vcpu.0.cpuset=0\nvcpu.1.cpuset=0\n") {
+		t.Errorf("it may run on every CPU (%v):\n%s", err, conf)
+	}
 	// Also one that is parked.
 	if err := m.Park(t.Context()); err != nil {
 		t.Fatal(err)
@@ -73,8 +81,18 @@ func TestCheckpointAndRestore(t *testing.T) {
 	if want := filepath.Join(dir, memoryName); g.Restore != want {
 		t.Errorf("restores from %q", g.Restore)
 	}
-	if argv := g.argv("/m"); !slices.Equal(argv, []string{"bhyve", "-k", "/m/bhyve.conf", "-r", g.Restore, "csb-clone"}) {
-		t.Errorf("bhyve is called as %q", argv)
+	if clone.vmm.unpinned != c.Pid() {
+		t.Errorf("process %d was let onto all CPUs, want %d", clone.vmm.unpinned, c.Pid())
+	}
+	path, argv, err := g.command("/m", 4)
+	if err != nil || path != cpuset || !slices.Equal(argv, []string{"cpuset", "-l", "1-3", program, "-k", "/m/bhyve.conf", "-r", g.Restore, "csb-clone"}) {
+		t.Errorf("it is run by %s as %q: %v", path, argv, err)
+	}
+	if _, argv, err := g.command("/m", 2); err != nil || argv[2] != "1" {
+		t.Errorf("on two CPUs as %q: %v", argv, err)
+	}
+	if _, _, err := g.command("/m", 1); !errdefs.IsNotImplemented(err) {
+		t.Errorf("on one CPU: %v", err)
 	}
 	if err := c.Destroy(t.Context()); err != nil {
 		t.Fatal(err)
@@ -93,6 +111,11 @@ func TestCheckpointAndRestore(t *testing.T) {
 		if _, err := clone.Restore(t.Context(), cfg, dir, clone.book); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), why) || clone.book.Len() != 0 {
 			t.Errorf("other %s: %v", why, err)
 		}
+	}
+	again := clone.cfg
+	again.CheckpointDir = t.TempDir()
+	if _, err := clone.Restore(t.Context(), again, dir, clone.book); !errdefs.IsNotImplemented(err) {
+		t.Errorf("to be saved again: %v", err)
 	}
 	clone.vmm.cannotSave = true
 	if _, err := clone.Restore(t.Context(), clone.cfg, dir, clone.book); !errdefs.IsNotImplemented(err) {

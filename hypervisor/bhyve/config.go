@@ -30,6 +30,8 @@ type config struct {
 	// ACPI gives the guest ACPI tables, which are compiled by iasl(8) at each
 	// start.
 	ACPI bool
+	// Pinned keeps the vCPUs on the host's first CPU, see unpinnedCPUs.
+	Pinned bool
 	// Console is where the first serial port goes: "stdio", or one end of an
 	// nmdm(4) pair. Empty for no serial port.
 	Console string
@@ -83,6 +85,12 @@ func (c config) file() ([]byte, error) {
 	// knows of no remapping of interrupts, and vmm(4) does not let it: no timer
 	// interrupt comes.
 	f.set("x86.x2apic", "false")
+
+	for id := range c.VCPUs {
+		if c.Pinned {
+			f.set(fmt.Sprintf("vcpu.%d.cpuset", id), "0")
+		}
+	}
 
 	f.device(hostBridgeSlot, "hostbridge")
 	slot := firstSlot

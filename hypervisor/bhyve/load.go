@@ -42,14 +42,16 @@ func (g guest) make(host *vmmapi.Host) error {
 	return nil
 }
 
-// argv is how bhyve(8) runs it, with its configuration in dir.
-func (g guest) argv(dir string) []string {
-	argv := []string{"bhyve", "-k", filepath.Join(dir, configFile)}
-	if g.Restore != "" {
-		// The name that is given last is the one that counts.
-		argv = append(argv, "-r", g.Restore)
+// command is the program that runs it, with its configuration in dir, on a host
+// with so many CPUs.
+func (g guest) command(dir string, cpus int) (path string, argv []string, err error) {
+	conf := filepath.Join(dir, configFile)
+	if g.Restore == "" {
+		return program, []string{"bhyve", "-k", conf, g.Name}, nil
 	}
-	return append(argv, g.Name)
+	others, err := unpinnedCPUs(cpus)
+	// The name that is given last is the one that counts.
+	return cpuset, []string{"cpuset", "-l", others, program, "-k", conf, "-r", g.Restore, g.Name}, err
 }
 
 // load makes the virtual machine and puts the guest into it, so that bhyve(8)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"syscall"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/vmmapi"
@@ -15,6 +16,9 @@ import (
 
 const (
 	program = "/usr/sbin/bhyve"
+	// cpuset is cpuset(1), which starts a program on some of the host's CPUs, and
+	// moves one that runs.
+	cpuset = "/usr/bin/cpuset"
 
 	// loadCommand is the first argument of this program where it is to become
 	// a machine. The others are the virtual machine's name, a mark that finds
@@ -53,8 +57,10 @@ func become(dir string) error {
 	// Nor may anyone but root connect to the socket on which a bhyve that was
 	// built with checkpoints writes files for whoever asks.
 	syscall.Umask(0o077)
-	err = syscall.Exec(program, g.argv(dir), os.Environ())
-	err = &os.PathError{Op: "exec", Path: program, Err: err}
+	path, argv, err := g.command(dir, runtime.NumCPU())
+	if err == nil {
+		err = &os.PathError{Op: "exec", Path: path, Err: syscall.Exec(path, argv, os.Environ())}
+	}
 	return errors.Join(err, destroyed(vmmapi.ThisHost().Destroy(g.Name)))
 }
 

@@ -29,6 +29,8 @@ type fakeVMM struct {
 
 	// cannotSave is a kernel without it; saveFails is a bhyve that refuses to.
 	cannotSave, saveFails bool
+	// unpinned is the process that may run on all CPUs.
+	unpinned int
 
 	mu        sync.Mutex
 	others    []string
@@ -37,6 +39,8 @@ type fakeVMM struct {
 
 func (v *fakeVMM) SupportsCheckpoint() (bool, error)       { return !v.cannotSave, nil }
 func (v *fakeVMM) build() (monitor, cpu string, err error) { return "bhyve 15.1", "EPYC", nil }
+
+func (v *fakeVMM) unpin(_ context.Context, pid int) error { v.unpinned = pid; return nil }
 
 // suspend writes what bhyve does, and tells the script.
 func (v *fakeVMM) suspend(_ context.Context, _, file string) error {

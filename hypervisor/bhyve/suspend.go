@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"sync"
 	"time"
 
@@ -35,7 +37,7 @@ var supported = sync.OnceValues(func() (bool, error) {
 	return bytes.Contains(usage, []byte("-r:")), nil
 })
 
-// usageTimeout bounds asking bhyve(8) for its options.
+// usageTimeout bounds the system's tools that only ask or set something.
 const usageTimeout = 10 * time.Second
 
 // SupportsCheckpoint says whether the kernel and bhyve(8) were built for it.
@@ -60,6 +62,18 @@ func (h thisHost) suspend(ctx context.Context, name, file string) error {
 		return fmt.Errorf("%s: %w: %s", cmd, err, bytes.TrimSpace(out))
 	}
 	return awaitTurn(ctx, socket)
+}
+
+// unpin lets a process that was started on some CPUs run on all of them.
+func (thisHost) unpin(ctx context.Context, pid int) error {
+	ctx, cancel := context.WithTimeout(ctx, usageTimeout)
+	defer cancel()
+	all := fmt.Sprintf("0-%d", runtime.NumCPU()-1)
+	cmd := exec.CommandContext(ctx, cpuset, "-l", all, "-p", strconv.Itoa(pid))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", cmd, err, bytes.TrimSpace(out))
+	}
+	return nil
 }
 
 // awaitTurn returns when bhyve(8) is through with all requests on its checkpoint

@@ -29,6 +29,8 @@ type vmm interface {
 	SupportsCheckpoint() (bool, error)
 	suspend(ctx context.Context, name, file string) error
 	build() (monitor, processor string, err error)
+	// unpin lets the process run on all CPUs.
+	unpin(ctx context.Context, pid int) error
 	// usage is what a virtual machine's vCPUs have counted. It is the one that
 	// waits for the vCPUs, which a stopped bhyve(8) may hold up.
 	usage(name string) (vmUsage, error)
