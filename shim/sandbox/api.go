@@ -22,6 +22,7 @@ type declared struct {
 	pod pod.Config
 	// config is the request's, with the size of the machine.
 	config config.Config
+	netns  pin
 }
 
 // files are those that the guest has for each container: the pod's, and what a
@@ -39,7 +40,7 @@ func (d *declared) files() []string {
 // network is the pod's: the namespace that it was given, or else what there is
 // without.
 func (d *declared) network() networkRequest {
-	if d.pod.NetNS != "" {
+	if d.netns.namespace {
 		return networkRequest{netns: d.pod.NetNS}
 	}
 	return networkRequest{standard: d.config.Network.Mode == config.NetworkDefault}
@@ -48,11 +49,19 @@ func (d *declared) network() networkRequest {
 // Declare makes this a sandbox of its own, of which nothing runs yet: the
 // Sandbox API's Create. errdefs.ErrAlreadyExists if there is a sandbox, or a
 // container, already. A size that is not to be had is refused here.
-func (s *Sandbox) Declare(p pod.Config, cfg config.Config) error {
-	cfg, err := sized(p.Size(), cfg)
+func (s *Sandbox) Declare(p pod.Config, cfg config.Config) (err error) {
+	if cfg, err = sized(p.Size(), cfg); err != nil {
+		return fmt.Errorf("sandbox %s: %w", p.ID, err)
+	}
+	netns, err := pinNetNS(s.ctx, p)
 	if err != nil {
 		return fmt.Errorf("sandbox %s: %w", p.ID, err)
 	}
+	defer func() {
+		if err != nil {
+			netns.release()
+		}
+	}()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -61,7 +70,7 @@ func (s *Sandbox) Declare(p pod.Config, cfg config.Config) error {
 	case s.state != stateNew || len(s.containers) > 0:
 		return fmt.Errorf("sandbox %s: this shim has a container without one: %w", p.ID, errdefs.ErrAlreadyExists)
 	}
-	s.declared = &declared{pod: p, config: cfg}
+	s.declared = &declared{pod: p, config: cfg, netns: netns}
 	return nil
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -142,6 +144,30 @@ func TestRequestsOutOfPlace(t *testing.T) {
 	b.running("c1")
 	if err := b.Declare(p, b.cfg); !errdefs.IsAlreadyExists(err) {
 		t.Errorf("creation in a shim with a container: %v", err)
+	}
+}
+
+// What is no network namespace is held open all the same, and gives no network.
+func TestANetworkThatIsNone(t *testing.T) {
+	b := newBed(t)
+	file := filepath.Join(t.TempDir(), "netns")
+	must(t, os.WriteFile(file, nil, 0o400))
+	p := pod.Config{ID: "pod", Bundle: t.TempDir(), NetNS: filepath.Join(t.TempDir(), "none")}
+	if err := b.Declare(p, b.cfg); !errdefs.IsNotFound(err) {
+		t.Errorf("with a namespace that is not there: %v", err)
+	}
+	p.NetNS = file
+	must(t, b.Declare(p, b.cfg))
+	must(t, b.StartDeclared(b.within(), "pod"))
+	if st := b.wantSandbox(true, fakePid); st.NetNS != file {
+		t.Errorf("status is %+v", st)
+	}
+	held := b.declared.netns.file
+	must(t, b.Stop(b.within(), "pod", 0))
+	ended := b.waitEnd()
+	<-ended
+	if _, err := held.Stat(); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("it is still held: %v", err)
 	}
 }
 

@@ -58,6 +58,9 @@ func (s *Sandbox) end(expected bool, at time.Time) {
 	if !expected {
 		s.exit.Status = exitStatusKilled
 	}
+	if s.declared != nil {
+		s.declared.netns.release()
+	}
 	close(s.ended)
 }
 
