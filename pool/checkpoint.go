@@ -308,7 +308,8 @@ func (p *Pool) saveCold(ctx context.Context, s *stock, t Template) error {
 	s.saving = false
 	if err == nil {
 		p.checkpoints[c.ID] = c
-		s.resave = backoff{}
+		// Whether it is any good is told by the first machine that is made of it.
+		s.resave.err = nil
 		if p.templates[t.Name] == s && sameMachines(s.Template, t) {
 			s.cold, s.refused = c, nil
 		}
@@ -361,14 +362,15 @@ func (s *stock) usable() *checkpoint {
 	return s.cold
 }
 
-// blame holds a failure to restore against the checkpoint. The caller holds mu.
-func (p *Pool) blame(s *stock, c *checkpoint, err error) {
-	if c == nil {
-		return
-	}
+// blame holds a failure to restore against the checkpoint, and reports whether it
+// is refused for it. The caller holds mu.
+func (p *Pool) blame(s *stock, c *checkpoint, err error) bool {
 	// A closing pool's failures say nothing.
-	if p.ctx.Err() != nil {
-		return
+	if c == nil || p.ctx.Err() != nil {
+		return false
+	}
+	if c.refused != nil {
+		return true
 	}
 	c.failures++
 	refused := new(refusal)
@@ -380,10 +382,13 @@ func (p *Pool) blame(s *stock, c *checkpoint, err error) {
 	case c.failures >= maxRestoreFailures:
 		c.refused = &refusal{c.ID, fmt.Sprintf("%d restores in a row have failed, the last: %v", c.failures, err)}
 	default:
-		return
+		return false
 	}
 	s.refused = c.refused
+	// One after the other might be made to be refused.
+	s.resave.failed(time.Now(), c.refused)
 	log.G(p.ctx).WithField("template", s.Name).Error(c.refused)
+	return true
 }
 
 // removeCheckpoints removes those that no template has and no machine was made

@@ -9,8 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	poolv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/pool/api/v1"
@@ -155,6 +158,47 @@ func TestBadCheckpointIsRefused(t *testing.T) {
 				<-d.done
 			})
 		}
+	}
+}
+
+// A checkpoint that the backend will not restore is refused as well, and nobody
+// who waits for machines hears more of it than that it takes longer.
+func TestCheckpointThatDoesNotRestore(t *testing.T) {
+	for name, failure := range map[string]error{"refused": errdefs.ErrFailedPrecondition, "fails": errors.New("broken")} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			var bad atomic.Value
+			bad.Store("")
+			r.backend.Fail = func(op string) error {
+				if op == "restore" && bad.Load() != "" {
+					return failure
+				}
+				return nil
+			}
+			p := r.open(t.Context())
+			c := r.dial()
+			tmpl := r.add(c, r.template(cold))
+			dir := r.checkpointDir(c)
+			bad.Store(dir)
+			err := c.Warm(r.context(), tmpl.Name, 1, func(int, int) {})
+			if errdefs.IsFailedPrecondition(failure) && err != nil {
+				t.Errorf("warm: %v", err)
+			}
+			// Three in a row are enough of the other kind.
+			r.eventually(func() error {
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				if s := p.templates[tmpl.Name]; s.cold != nil && s.cold.dir == dir && s.cold.refused == nil {
+					s.retry.next = time.Time{}
+					s.warm = 1
+					p.poke()
+					return errors.New("it is still used")
+				}
+				return nil
+			})
+			bad.Store("")
+			r.warm(c, tmpl.Name, 2)
+		})
 	}
 }
 

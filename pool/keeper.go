@@ -178,7 +178,6 @@ func (p *Pool) Warm(ctx context.Context, name string, hot int, tell func(Progres
 	s.warm = max(s.warm, hot)
 	s.lastClaim = time.Now()
 	s.retry, s.resave = backoff{}, backoff{}
-	failed := s.counts.failed
 	p.mu.Unlock()
 	defer func() {
 		p.mu.Lock()
@@ -190,7 +189,7 @@ func (p *Pool) Warm(ctx context.Context, name string, hot int, tell func(Progres
 		p.poke()
 		p.mu.Lock()
 		have, changed, err := len(s.hot), p.changed, p.mayMake(p.templates[name], name)
-		if err == nil && s.counts.failed > failed && s.retry.err != nil {
+		if err == nil && s.retry.err != nil {
 			err = fmt.Errorf("warm %s: %w", name, s.retry.err)
 		}
 		p.mu.Unlock()

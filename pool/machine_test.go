@@ -36,7 +36,7 @@ func TestMachines(t *testing.T) {
 	d := r.startDaemon(realEnv + "=1")
 	c := r.serves(d)
 	tmpl := r.add(c, &poolv1.Template{
-		Name: "real", GuestDir: guestDir, High: 3, Cold: true,
+		Name: "real", GuestDir: guestDir, High: 3, Cold: true, Rehearse: true,
 		Shape: &poolv1.Shape{Vcpus: 1, MemoryMib: 256},
 	})
 	dir := r.checkpointDir(c)

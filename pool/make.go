@@ -136,6 +136,7 @@ func (p *Pool) makeHot(s *stock, t Template, cp *checkpoint) {
 		done = e.machine.Done()
 		if cp != nil {
 			cp.failures = 0
+			s.resave = backoff{}
 		}
 		s.hot = append(s.hot, e)
 		s.retry = backoff{}
@@ -144,8 +145,10 @@ func (p *Pool) makeHot(s *stock, t Template, cp *checkpoint) {
 		e.State = stateDoomed
 	default:
 		s.counts.failed++
-		s.retry.failed(time.Now(), err)
-		p.blame(s, cp, err)
+		// A checkpoint that is refused is no reason to wait: there are boots.
+		if !p.blame(s, cp, err) {
+			s.retry.failed(time.Now(), err)
+		}
 	}
 	p.announce()
 	p.mu.Unlock()
