@@ -44,9 +44,10 @@ test: check-generate lint unit machines integration ## everything that CI runs
 	$(call say,all green)
 
 .PHONY: bench
-bench: guest lab runc-shim ## boot and exec latency beside runc's; results in .cache/bench
+bench: guest lab runc-shim ## latency of every tier beside runc's; results in .cache/bench
 	$(call say,benchmark)
-	@$(GO) run ./integration/cmd/bench -out $(CACHE)/bench $(BENCHFLAGS)
+	@# With the minimal kernel's tier if `make guest-minimal` has been run.
+	@$(GO) run ./integration/cmd/bench -out $(CACHE)/bench $(if $(wildcard $(MINIMAL)/manifest.json),-minimal $(MINIMAL)) $(BENCHFLAGS)
 	$(call say,benchmark of the network)
 	@$(GO) run ./integration/cmd/netbench -out $(CACHE)/bench
 
