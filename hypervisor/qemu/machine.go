@@ -131,7 +131,7 @@ func classify(shutdown string, status syscall.WaitStatus, known bool, said strin
 	exit := hypervisor.Exit{Reason: hypervisor.ExitError}
 	switch {
 	case !known && shutdown == "":
-		exit.Detail = "ended without a word on the monitor, with a status that only its parent was told"
+		exit.Detail = "ended without a word on the monitor, and its status is not known"
 	case status.Signaled():
 		exit.Reason = hypervisor.ExitKilled
 		exit.Detail = "signal: " + status.Signal().String()

@@ -108,7 +108,7 @@ func TestClassify(t *testing.T) {
 	if got := classify("guest-shutdown", 0, false, ""); got.Reason != hypervisor.ExitPowerOff {
 		t.Errorf("%+v", got)
 	}
-	if got := classify("", 0, false, ""); got.Reason != hypervisor.ExitError || !strings.Contains(got.Detail, "only its parent") {
+	if got := classify("", 0, false, ""); got.Reason != hypervisor.ExitError || !strings.Contains(got.Detail, "not known") {
 		t.Errorf("%+v", got)
 	}
 }

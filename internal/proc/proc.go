@@ -65,15 +65,19 @@ func (id ID) Signal(sig unix.Signal) error {
 // Wait returns nil once the process has exited. It does not reap: a child of
 // the caller remains to be waited for. The error is ctx's if it ends first.
 func (id ID) Wait(ctx context.Context) error {
-	_, _, err := id.WaitStatus(ctx)
+	_, _, err := id.waitFor(ctx, false)
 	return err
 }
 
 // WaitStatus is Wait, with how the process ended. known is false where the
-// system tells that to the parent alone, which is Linux, or where the process
-// was gone before.
+// system tells that to the parent alone, as Linux before 6.15 does, where the
+// parent does not ask for it, or where the process was gone before.
 func (id ID) WaitStatus(ctx context.Context) (status syscall.WaitStatus, known bool, err error) {
-	status, known, err = id.wait(ctx)
+	return id.waitFor(ctx, true)
+}
+
+func (id ID) waitFor(ctx context.Context, wantStatus bool) (status syscall.WaitStatus, known bool, err error) {
+	status, known, err = id.wait(ctx, wantStatus)
 	if err != nil && !errdefs.IsNotFound(err) {
 		return 0, false, fmt.Errorf("wait for process %s: %w", id, err)
 	}

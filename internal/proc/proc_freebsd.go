@@ -69,7 +69,7 @@ func (id ID) signal(sig unix.Signal) error {
 // wait registers for NOTE_EXIT (kqueue(2), EVFILT_PROC) and checks the identity
 // after that, so that no exit is missed. The event's data is the status, whoever
 // asks. A user event wakes it when ctx ends.
-func (id ID) wait(ctx context.Context) (status syscall.WaitStatus, known bool, err error) {
+func (id ID) wait(ctx context.Context, _ bool) (status syscall.WaitStatus, known bool, err error) {
 	if id.Pid <= 0 {
 		return 0, false, errNotRunning
 	}

@@ -99,7 +99,7 @@ func (id ID) File(fd int) (*os.File, error) {
 
 // wait waits for the pidfd to become readable, which it does when the process
 // exits (pidfd_open(2)).
-func (id ID) wait(ctx context.Context) (status syscall.WaitStatus, known bool, err error) {
+func (id ID) wait(ctx context.Context, wantStatus bool) (status syscall.WaitStatus, known bool, err error) {
 	f, err := id.open()
 	if err != nil {
 		return 0, false, err
@@ -118,12 +118,33 @@ func (id ID) wait(ctx context.Context) (status syscall.WaitStatus, known bool, e
 		if errors.Is(pollErr, unix.EINTR) {
 			pollErr = nil
 		}
+		if n > 0 && wantStatus {
+			status, known = exitStatus(int(fd))
+		}
 		return n > 0 || pollErr != nil
 	})
 	if ctx.Err() != nil && err != nil {
 		return 0, false, context.Cause(ctx)
 	}
-	return 0, false, errors.Join(err, pollErr)
+	return status, known, errors.Join(err, pollErr)
+}
+
+// reapTimeout is how long the status is waited for of a process that has exited
+// and that its parent has not reaped.
+const reapTimeout = 200 * time.Millisecond
+
+// exitStatus asks a pidfd for the status of a process that has exited. Since
+// Linux 6.15 that is told to everyone once the parent has reaped it, which is
+// when the pidfd hangs up (PIDFD_GET_INFO in linux/pidfd.h).
+func exitStatus(pidfd int) (syscall.WaitStatus, bool) {
+	if _, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd)}}, int(reapTimeout.Milliseconds())); err != nil {
+		return 0, false
+	}
+	info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
+	if err := unix.IoctlPidfdInfo(pidfd, &info); err != nil || info.Mask&unix.PIDFD_INFO_EXIT == 0 {
+		return 0, false
+	}
+	return syscall.WaitStatus(info.Exit_code), true
 }
 
 // forEach calls f with every process that runs.
