@@ -74,15 +74,15 @@ func (Backend) Name() string { return "bhyve" }
 // hardware, and FreeBSD 15's bhyve has no vsock. It returns
 // errdefs.ErrNotImplemented where libvmmapi is not linked in, and
 // errdefs.ErrFailedPrecondition where vmm(4) is not loaded.
-func (b Backend) Capabilities(context.Context) (hypervisor.Capabilities, error) {
+func (b Backend) Capabilities(ctx context.Context) (hypervisor.Capabilities, error) {
 	n, err := b.vmm.MaxVCPUs()
 	if err != nil {
 		return hypervisor.Capabilities{}, fmt.Errorf("bhyve machines: %w", err)
 	}
 	caps := hypervisor.Capabilities{Accelerated: true, MaxVCPUs: n}
-	caps.Checkpoint, err = b.vmm.SupportsCheckpoint()
-	if err != nil {
-		return hypervisor.Capabilities{}, fmt.Errorf("bhyve machines: %w", err)
+	// Who does not ask for it is not to fail for it.
+	if caps.Checkpoint, err = b.vmm.SupportsCheckpoint(); err != nil {
+		log.G(ctx).WithError(err).Warn("whether machines can be saved is not known")
 	}
 	return caps, nil
 }
