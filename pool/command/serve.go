@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"github.com/containerd/log"
@@ -18,6 +20,10 @@ import (
 const (
 	// defaultRoot survives a reboot, defaultState need not.
 	defaultRoot = "/var/lib/bhyve-pool"
+
+	// gcPercent keeps the daemon small: it has little to do, and lies beside what
+	// its machines need. A hundred of them take 8 MiB of it rather than 15.
+	gcPercent = 20
 
 	// reserveShare of the host's memory is left alone unless a figure is given.
 	reserveShare = 8
@@ -47,6 +53,9 @@ func serveCommand(backend hypervisor.Backend) *cli.Command {
 func serve(ctx context.Context, c *cli.Command, backend hypervisor.Backend) (err error) {
 	if err := log.SetLevel(c.String("log-level")); err != nil {
 		return err
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
