@@ -165,6 +165,7 @@ func nerdctlKill(r *nerdctlRig) {
 
 func nerdctlPause(r *nerdctlRig) {
 	name := r.detached(nil, "/bin/sh", "-c", "i=0; while :; do i=$((i+1)); echo $i > /tmp/count; done")
+	r.must("exec", name, "/bin/sh", "-c", "echo written > /tmp/file")
 	r.must("pause", name)
 	if s := r.inspect(name).State; s.Status != "paused" {
 		r.Errorf("a paused container is %+v", s)
@@ -172,7 +173,23 @@ func nerdctlPause(r *nerdctlRig) {
 	if result := r.do("exec", name, "/bin/true"); result.Code == 0 {
 		r.Errorf("exec in a paused container: %s", result)
 	}
+	// Its files can be had.
+	to := filepath.Join(r.hostDir(), "file")
+	r.must("cp", name+":/tmp/file", to)
+	if data, err := os.ReadFile(to); err != nil || string(data) != "written\n" {
+		r.Errorf("a file of a paused container is %q, %v", data, err)
+	}
 	r.must("unpause", name)
+	if !r.reference() {
+		// Those of a running one cannot. What nerdctl would take for them are the
+		// host's.
+		if result := r.do("cp", to, name+":/stray"); result.Code == 0 {
+			r.Errorf("copied to a running container: %s", result)
+		}
+		if _, err := os.Stat("/stray"); err == nil {
+			r.Error("copied to the host")
+		}
+	}
 	if s := r.inspect(name).State; s.Status != "running" {
 		r.Errorf("a container that goes on is %+v", s)
 	}

@@ -93,7 +93,7 @@ func adopt(ctx context.Context, r hypervisor.Record, book *receipt.Book) (*machi
 // gone removes what is left of a machine whose process has ended. Its link went
 // with it.
 func gone(r hypervisor.Record) error {
-	errs := []error{process.RemoveOutputs(r.Dir), socket{r.Dir}.remove()}
+	errs := []error{process.RemoveOutputs(r.Dir), socket{r.Dir}.remove(), root{r.Dir}.remove()}
 	cfg, err := loadConfig(r.Dir)
 	if err == nil {
 		errs = append(errs, memoryDir(cfg.CheckpointDir).vacate(), removeConfig(r.Dir))

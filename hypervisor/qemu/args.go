@@ -48,6 +48,9 @@ type spec struct {
 	shared bool
 	// restored is true if the machine is not booted: it waits for a state.
 	restored bool
+	// root and qemu are what rootArgs are made from.
+	root string
+	qemu version
 }
 
 func (s spec) args() ([]string, error) {
@@ -65,6 +68,7 @@ func (s spec) args() ([]string, error) {
 	return slices.Concat(
 		[]string{"-name", "guest=" + s.ID, "-uuid", s.uuid},
 		baseArgs(),
+		rootArgs(s.root, s.qemu),
 		s.machineArgs(),
 		s.memoryArgs(),
 		boot,

@@ -143,8 +143,15 @@ func (m *machine) run(ctx context.Context, caps hypervisor.Capabilities, s spec,
 		inherited = append(inherited, tap)
 	}
 
+	if s.qemu, err = installed(); err != nil {
+		return err
+	}
+	s.root = m.root.path()
 	args, err := s.args()
 	if err != nil {
+		return err
+	}
+	if err := m.root.make(); err != nil {
 		return err
 	}
 	if err := saveConfig(m.cfg); err != nil {
@@ -214,8 +221,11 @@ func (m *machine) openMonitor(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.monitor, err = openMonitor(ctx, conn)
-	return err
+	if m.monitor, err = openMonitor(ctx, conn); err != nil {
+		return err
+	}
+	// It answers from its main loop, when its start is over.
+	return m.root.remove()
 }
 
 // inNetNS starts a monitor that is in the network namespace of the machine's tap,

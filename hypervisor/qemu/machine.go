@@ -19,6 +19,7 @@ type machine struct {
 	*process.Machine
 	cfg    hypervisor.Config
 	socket socket
+	root   root
 	// memory is where the guest's memory is, if it is to be saved.
 	memory memoryDir
 	// mark is the argument that finds the process, cid the guest's vsock address.
@@ -44,6 +45,7 @@ func newMachine(cfg hypervisor.Config, p *process.Process) *machine {
 		Machine:   process.NewMachine(cfg.ID, p),
 		cfg:       cfg,
 		socket:    socket{cfg.Dir},
+		root:      root{cfg.Dir},
 		memory:    memoryDir(cfg.CheckpointDir),
 		kvm:       haveKVM(),
 		connected: make(chan struct{}),
@@ -96,7 +98,7 @@ func (m *machine) release(ctx context.Context) error {
 	if err := m.Kill(ctx); err != nil {
 		return err
 	}
-	errs := []error{m.Process.Forget(), m.socket.remove(), m.memory.vacate(), removeConfig(m.cfg.Dir)}
+	errs := []error{m.Process.Forget(), m.socket.remove(), m.root.remove(), m.memory.vacate(), removeConfig(m.cfg.Dir)}
 	if m.Link != nil {
 		errs = append(errs, m.Link.Close())
 	}

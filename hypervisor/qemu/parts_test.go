@@ -24,10 +24,12 @@ func TestArguments(t *testing.T) {
 			Kernel: "/image/vmlinux", Initrd: "/image/initrd, with a comma", Cmdline: []string{"first=1", "second"},
 		},
 		uuid: "3f8e4c1e-0e4e-4d0e-9d4b-6f6d1c9f2a11",
+		root: "/machine/root", qemu: version{7, 2},
 	}
 	hardware := base
 	hardware.kvm = true
 	hardware.cid = 70000
+	hardware.qemu = version{10, 0}
 	hardware.NIC = &hypervisor.NIC{Tap: "tap7", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 7}}
 	for name, s := range map[string]spec{"tcg-tap": base, "kvm-vsock-nic": hardware} {
 		args, err := s.args()

@@ -225,6 +225,7 @@ func TestPanicIsAResetAndIsOnTheConsole(t *testing.T) {
 
 func TestDestroyEndsARunningMachine(t *testing.T) {
 	m := boot(t)
+	wantEmptyRoot(t, m.Pid())
 	id, err := proc.Identify(m.Pid())
 	if err != nil {
 		t.Fatal(err)

@@ -243,9 +243,9 @@ func (c *Container) processExited(p *process, e Exit) {
 	})
 }
 
-// writeBack has the files of a container that has ended be on the host before
-// anyone hears of the end: clients look at them from then on, and not only
-// after Delete.
+// writeBack has the files of a container that has ended, or is paused, be on the
+// host before anyone hears of it: clients look at them from then on, and not
+// only after Delete.
 func (c *Container) writeBack() {
 	select {
 	case <-c.vm.Done():

@@ -16,7 +16,8 @@ import (
 const pauseEventWait = 5 * time.Second
 
 // Pause freezes all processes of the container, by the guest's freezer. When it
-// returns, the container is paused and the event is queued for containerd.
+// returns, the container is paused and the event is queued for containerd. Its
+// files are on the host: clients pause a container to look at them.
 //
 // The machine runs on: other containers of the sandbox are not concerned.
 func (c *Container) Pause(ctx context.Context) error {
@@ -35,7 +36,11 @@ func (c *Container) Pause(ctx context.Context) error {
 		p.move(task.Status_PAUSING, task.Status_RUNNING)
 		return err
 	}
-	return c.awaitStatus(ctx, p, "pause", task.Status_PAUSED)
+	if err := c.awaitStatus(ctx, p, "pause", task.Status_PAUSED); err != nil {
+		return err
+	}
+	c.writeBack()
+	return nil
 }
 
 // Resume lets the processes of a paused container run on. When it returns, the
