@@ -55,51 +55,37 @@ func shareFlags(types ...string) []string {
 
 func testPodShares(r *rig) {
 	pause, join := r.pod("--hostname", "the-pod")
-	volume := append(append([]string{}, join...), "--mount", "type=bind,src="+r.hostDir()+",dst=/data,options=rbind:rw")
-	one, two, other := r.start(volume), r.start(volume), r.start(join[:4])
-	in := func(id string, script string) string {
+	one, two, stranger := r.start(join), r.start(join), r.start(join[:4])
+	want := func(what string, got []string, want ...string) {
 		r.Helper()
-		return strings.TrimSpace(r.mustOK(r.exec(id, nil, nil, nil, "/bin/sh", "-c", script)).Stdout)
-	}
-	want := func(what, got, want string) {
-		r.Helper()
-		if got != want {
+		if strings.Join(got, "|") != strings.Join(want, "|") {
 			r.Errorf("%s: got %q, want %q", what, got, want)
 		}
 	}
-	boot := r.parseBoot(in(pause, "/bin/probe boot"))
-	for _, id := range []string{one, two, other} {
-		want("kernel of "+id, r.parseBoot(in(id, "/bin/probe boot")).BootID, boot.BootID)
-		want("network of "+id, in(id, "readlink /proc/self/ns/net"), in(pause, "readlink /proc/self/ns/net"))
-	}
-	want("host name", in(one, "hostname"), "the-pod")
+	const kernel, network = "cat /proc/sys/kernel/random/boot_id", "readlink /proc/self/ns/net"
+	machine := r.lines(pause, kernel, network)
+	want("the first", r.lines(one, kernel, network, "hostname", "echo shared > /dev/shm/x; echo mine > /x"), append(machine, "the-pod")...)
+	want("the second", r.lines(two, kernel, network, "hostname", "cat /dev/shm/x", "cat /x 2>/dev/null || echo none"),
+		append(machine, "the-pod", "shared", "none")...)
+	want("one that shares no IPC", r.lines(stranger, kernel, network, "cat /dev/shm/x 2>/dev/null || echo none"), append(machine, "none")...)
 
-	in(one, "echo shared > /dev/shm/x; echo mine > /x")
-	want("shared memory", in(two, "cat /dev/shm/x"), "shared")
-	want("shared memory of a stranger", in(other, "cat /dev/shm/x 2>/dev/null || echo none"), "none")
-	want("root of another", in(two, "cat /x 2>/dev/null || echo none"), "none")
-
-	// A volume is one tree to all of them: what one makes in it, another opens.
-	in(one, "mkfifo /data/pipe; (cat /data/pipe > /data/got; mv /data/got /data/done) > /dev/null 2>&1 &")
-	want("a FIFO in a volume", in(two, "echo met > /data/pipe; until test -e /data/done; do sleep 0.1; done; cat /data/done"), "met")
-	in(one, "rm /data/*")
-
+	const processes = "readlink /proc/self/ns/pid"
 	sharing := append(append([]string{}, join...), shareFlags("pid")...)
 	first, second := r.start(sharing), r.start(sharing)
-	want("processes", in(first, "readlink /proc/self/ns/pid"), in(second, "readlink /proc/self/ns/pid"))
-	if in(one, "readlink /proc/self/ns/pid") == in(first, "readlink /proc/self/ns/pid") {
+	shared := r.lines(first, processes)
+	if own := r.lines(one, processes); own[0] == shared[0] {
 		r.Error("processes are shared with a container that has not asked for it")
 	}
-	// An orphan of one's, reaped by the first process of all.
-	in(first, "sh -c 'sleep 0.1 & exec true'")
-	want("the first process leads nowhere", in(first, "ls /proc/1/root/ 2>/dev/null | wc -l; readlink /proc/1/exe 2>/dev/null || echo hidden"), "0\nhidden")
+	// Process 1 of both is nobody's: it leads nowhere.
+	want("one that shares processes", r.lines(second, processes, "ls /proc/1/root/ 2>/dev/null | wc -l", "readlink /proc/1/exe 2>/dev/null || echo hidden"),
+		shared[0], "0", "hidden")
 
 	r.must("task", "kill", "--signal", "SIGKILL", one)
 	r.waitStatus(one, "STOPPED")
-	want("after the death of another", in(two, "echo alive; cat /dev/shm/x"), "alive\nshared")
+	want("after the death of another", r.lines(two, "cat /dev/shm/x"), "shared")
 	r.must("task", "kill", "--all", "--signal", "SIGKILL", first)
 	r.waitStatus(first, "STOPPED")
-	want("after the death of one that shares processes", in(second, "echo alive"), "alive")
+	want("after the death of one that shares processes", r.lines(second, "echo alive"), "alive")
 }
 
 func testPodDeleted(r *rig, backwards bool) {

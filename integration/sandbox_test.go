@@ -6,11 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/containerd/cgroups/v3/cgroup2/stats"
+	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	sandboxapi "github.com/containerd/containerd/v2/core/sandbox"
 	"github.com/containerd/typeurl/v2"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -62,9 +64,15 @@ func (r *rig) sandbox(pod *cri.PodSandboxConfig) (id string, join []string) {
 // createSandbox creates a sandbox that ends with the test.
 func (r *rig) createSandbox(id string, pod *cri.PodSandboxConfig) error {
 	r.Helper()
+	return r.createSandboxWith(id, pod, nil)
+}
+
+// createSandboxWith is createSandbox with runtime options.
+func (r *rig) createSandboxWith(id string, pod *cri.PodSandboxConfig, options typeurl.Any) error {
+	r.Helper()
 	ctx, cancel := context.WithTimeout(r.ctx, commandTimeout)
 	defer cancel()
-	s := sandboxapi.Sandbox{ID: id, Sandboxer: "shim", Runtime: sandboxapi.RuntimeOpts{Name: r.runtime}}
+	s := sandboxapi.Sandbox{ID: id, Sandboxer: "shim", Runtime: sandboxapi.RuntimeOpts{Name: r.runtime, Options: options}}
 	if _, err := r.Client.SandboxStore().Create(ctx, s); err != nil {
 		r.Fatal(err)
 	}
@@ -239,5 +247,22 @@ func testSandboxRefused(r *rig) {
 	defer cancel()
 	if _, err := r.sandboxer().Start(ctx, id); err == nil || !strings.Contains(err.Error(), "kernel.panic") {
 		r.Errorf("a sysctl of the machine's: %v", err)
+	}
+
+	const dir = "/there/is/no/guest/image"
+	file := filepath.Join(r.hostDir(), "shim.toml")
+	if err := r.WriteShimConfig(file, lab.ShimConfig{GuestDir: dir}); err != nil {
+		r.Fatal(err)
+	}
+	options, err := typeurl.MarshalAny(&runtimeoptions.Options{ConfigPath: file})
+	if err != nil {
+		r.Fatal(err)
+	}
+	id = r.newID()
+	if err := r.createSandboxWith(id, &cri.PodSandboxConfig{}, options); err != nil {
+		r.Fatal(err)
+	}
+	if _, err := r.sandboxer().Start(ctx, id); err == nil || !strings.Contains(err.Error(), dir) {
+		r.Errorf("with a configuration of its own: %v", err)
 	}
 }
