@@ -22,6 +22,10 @@ const (
 	hostMinDirBuffer = 4096
 )
 
+// hostCloneRoot is hostOpenRoot: FreeBSD's mounts do not propagate, and there is
+// no copy of them to be had.
+func hostCloneRoot(path string) (int, error) { return hostOpenRoot(path) }
+
 // hostReopen gives access to fd's file, which the caller knows to be a regular
 // file or a directory.
 func hostReopen(fd, flags int) (int, error) {

@@ -15,6 +15,26 @@ const (
 	hostMinDirBuffer = 512
 )
 
+// hostCloneRoot is hostOpenRoot of a copy of the mounts at and below path, which
+// is there for as long as something of it is open: mounts that are made or
+// removed later are not seen in it (open_tree(2), mount_setattr(2)).
+func hostCloneRoot(path string) (int, error) {
+	fd, err := ignoreEINTRInt(func() (int, error) {
+		return unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	})
+	if err != nil {
+		return -1, err
+	}
+	err = ignoreEINTR(func() error {
+		return unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Propagation: unix.MS_PRIVATE})
+	})
+	if err != nil {
+		closeFD(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
 // procPath names the file that fd refers to, whatever it is called by now, for
 // system calls that do not take an O_PATH descriptor. The kernel goes from this
 // link straight to the file: if that is a symbolic link, it is not followed.

@@ -28,6 +28,9 @@ type Options struct {
 	// files while they are served. Its kernel then arbitrates file locks
 	// alone, and the host is not asked.
 	Exclusive bool
+	// Private keeps mounts that the host makes or removes below the tree later
+	// out of it, where the host's mounts could appear in it.
+	Private bool
 	// MaxFids bounds the files that one session may refer to at a time. 0
 	// means 524288.
 	MaxFids int
@@ -63,7 +66,7 @@ type Tree struct {
 // mount(8) would. It returns errdefs.ErrNotFound if nothing is there and
 // errdefs.ErrInvalidArgument if it is no directory.
 func Dir(path string, opts Options) (*Tree, error) {
-	n, a, err := openRoot(path)
+	n, a, err := openRoot(path, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +84,7 @@ func Dir(path string, opts Options) (*Tree, error) {
 // errdefs.ErrNotFound if nothing is there and errdefs.ErrInvalidArgument if it
 // is a directory.
 func SingleFile(path string, opts Options) (*Tree, error) {
-	n, a, err := openRoot(path)
+	n, a, err := openRoot(path, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -97,8 +100,12 @@ func SingleFile(path string, opts Options) (*Tree, error) {
 	return t, nil
 }
 
-func openRoot(path string) (*node, attr, error) {
-	fd, err := hostOpenRoot(path)
+func openRoot(path string, opts Options) (*node, attr, error) {
+	open := hostOpenRoot
+	if opts.Private {
+		open = hostCloneRoot
+	}
+	fd, err := open(path)
 	if err != nil {
 		if e := toErrno(err); e == linuxENOENT || e == linuxENOTDIR {
 			err = fmt.Errorf("%w: %w", err, errdefs.ErrNotFound)

@@ -22,6 +22,9 @@ import (
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"github.com/containerd/typeurl/v2"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"golang.org/x/sys/unix"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/bundle"
@@ -204,8 +207,26 @@ func bundleDir(ctx context.Context, id string) (string, error) {
 
 // Info implements shim.Shim.
 func (m Manager) Info(context.Context, io.Reader) (*types.RuntimeInfo, error) {
+	features, err := typeurl.MarshalAnyToProto(guestFeatures())
+	if err != nil {
+		return nil, err
+	}
 	return &types.RuntimeInfo{
-		Name:    m.Name(),
-		Version: &types.RuntimeVersion{Version: Version},
+		Name:     m.Name(),
+		Version:  &types.RuntimeVersion{Version: Version},
+		Features: features,
 	}, nil
+}
+
+// guestFeatures says what a spec may ask for, as far as clients look at it: CRI
+// offers recursive read-only mounts to its clients only if a runtime knows them.
+func guestFeatures() *features.Features {
+	return &features.Features{
+		OCIVersionMin: "1.0.0",
+		OCIVersionMax: specs.Version,
+		MountOptions:  []string{"bind", "rbind", "private", "rprivate", "slave", "rslave", "ro", "rro", "rw"},
+		Linux: &features.Linux{
+			Namespaces: []string{"cgroup", "ipc", "mount", "network", "pid", "uts"},
+		},
+	}
 }

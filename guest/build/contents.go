@@ -24,6 +24,7 @@ var (
 		"virtio_rng",
 		"9p", // root file systems and volumes
 		"9pnet_fd",
+		"bridge",                     // for containers that may configure networks
 		"vmw_vsock_virtio_transport", // the link, where the host has vsock
 	}
 

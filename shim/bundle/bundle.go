@@ -64,6 +64,9 @@ type Volume struct {
 	SingleFile bool
 	// ReadOnly is enforced where the volume is served, on the host.
 	ReadOnly bool
+	// Slave: what the host mounts below Source later is seen. Otherwise it is
+	// not.
+	Slave bool
 }
 
 // Load reads the spec of the bundle in dir. A missing file is

@@ -58,13 +58,17 @@ func isBind(m *specs.Mount) bool {
 }
 
 func (t *translation) shareBind(m *specs.Mount) error {
-	readOnly := false
+	readOnly, slave := false, false
 	for _, o := range m.Options {
 		switch o {
 		case "ro", "rro":
 			readOnly = true
 		case "rw":
 			readOnly = false
+		case "slave", "rslave":
+			slave = true
+		case "private", "rprivate":
+			slave = false
 		case "shared", "rshared", "unbindable", "runbindable":
 			return fmt.Errorf("propagation %q: a mount made in a guest cannot appear on the host: %w", o, errdefs.ErrNotImplemented)
 		case "idmap", "ridmap":
@@ -89,7 +93,7 @@ func (t *translation) shareBind(m *specs.Mount) error {
 		return fmt.Errorf("source %s is neither a directory nor a regular file (%v); only those can be shared with a guest: %w",
 			source, st.Mode().Type(), errdefs.ErrInvalidArgument)
 	}
-	v := Volume{Source: filepath.Clean(source), SingleFile: !st.IsDir(), ReadOnly: readOnly}
+	v := Volume{Source: filepath.Clean(source), SingleFile: !st.IsDir(), ReadOnly: readOnly, Slave: slave}
 	v.Name = v.name(st)
 	if !slices.Contains(t.guest.Volumes, v) {
 		t.guest.Volumes = append(t.guest.Volumes, v)
@@ -102,12 +106,13 @@ func (t *translation) shareBind(m *specs.Mount) error {
 }
 
 // name makes a name of what tells volumes apart. A tree that is served
-// read-only is another than the same tree served to be written to.
+// read-only is another than the same tree served to be written to, and one that
+// mounts of the host appear in another than one that they do not.
 func (v Volume) name(st fs.FileInfo) string {
 	var dev, ino uint64
 	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
 		dev, ino = uint64(sys.Dev), uint64(sys.Ino)
 	}
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %d %t %t", v.Source, dev, ino, v.SingleFile, v.ReadOnly))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %d %t %t %t", v.Source, dev, ino, v.SingleFile, v.ReadOnly, v.Slave))
 	return fmt.Sprintf("v-%x", sum[:12])
 }

@@ -74,7 +74,8 @@ func TestBindMountsBecomeVolumes(t *testing.T) {
 			Volume{Source: filepath.Join(dir, "dir")}, "",
 		},
 		"by its type alone":             {bind(filepath.Join(dir, "dir")), Volume{Source: filepath.Join(dir, "dir")}, ""},
-		"private and slave propagation": {bind(filepath.Join(dir, "dir"), "rbind", "rprivate", "rslave"), Volume{Source: filepath.Join(dir, "dir")}, ""},
+		"private and slave propagation": {bind(filepath.Join(dir, "dir"), "rbind", "rprivate", "rslave"), Volume{Source: filepath.Join(dir, "dir"), Slave: true}, ""},
+		"private propagation":           {bind(filepath.Join(dir, "dir"), "rbind", "rprivate"), Volume{Source: filepath.Join(dir, "dir")}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			options := len(tc.mount.Options)

@@ -37,7 +37,7 @@ func serveVolume(ctx context.Context, v *vm, stream string, vol bundle.Volume) (
 	if vol.SingleFile {
 		open = ninep.SingleFile
 	}
-	tree, err := open(vol.Source, ninep.Options{ReadOnly: vol.ReadOnly})
+	tree, err := open(vol.Source, ninep.Options{ReadOnly: vol.ReadOnly, Private: !vol.Slave})
 	if err != nil {
 		return nil, fmt.Errorf("volume %s: %w", vol.Source, err)
 	}
