@@ -50,7 +50,7 @@ func (d *declared) network() networkRequest {
 // Sandbox API's Create. errdefs.ErrAlreadyExists if there is a sandbox, or a
 // container, already. A size that is not to be had is refused here.
 func (s *Sandbox) Declare(p pod.Config, cfg config.Config) (err error) {
-	if cfg, err = sized(p.Size(), cfg); err != nil {
+	if cfg, err = s.sized(s.ctx, p.Size(), cfg); err != nil {
 		return fmt.Errorf("sandbox %s: %w", p.ID, err)
 	}
 	netns, err := pinNetNS(s.ctx, p)

@@ -76,7 +76,7 @@ func (s *Sandbox) Create(ctx context.Context, r CreateRequest) (_ *Container, er
 	if c.resources, err = bundle.Resources(spec); err != nil {
 		return nil, err
 	}
-	place, err := placeOf(spec, r.Config)
+	place, err := s.placeOf(ctx, spec, r.Config)
 	if err != nil {
 		return nil, err
 	}

@@ -18,7 +18,7 @@ const (
 	// killUnreported is how long, after that answer, the exit may take to be
 	// reported. A process that waits for a file of the host's dies when it has
 	// it, so this is more than a slow disk takes.
-	killUnreported = 20 * time.Second
+	killUnreported = 30 * time.Second
 )
 
 // signalKill is SIGKILL in the guest, whatever its number on this host.

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/containerd/errdefs"
@@ -23,12 +24,12 @@ type place struct {
 
 // placeOf is that of a machine whose first container has this spec, as the host
 // has written it.
-func placeOf(spec *specs.Spec, cfg config.Config) (place, error) {
+func (s *Sandbox) placeOf(ctx context.Context, spec *specs.Spec, cfg config.Config) (place, error) {
 	r, err := sizing.FromSpec(spec)
 	if err != nil {
 		return place{}, err
 	}
-	if cfg, err = sized(r, cfg); err != nil {
+	if cfg, err = s.sized(ctx, r, cfg); err != nil {
 		return place{}, err
 	}
 	p := place{config: cfg, network: networkFor(spec, cfg.Network)}
@@ -38,11 +39,20 @@ func placeOf(spec *specs.Spec, cfg config.Config) (place, error) {
 	return p, nil
 }
 
-// sized is cfg with the machine that r asks for on this host.
-func sized(r sizing.Request, cfg config.Config) (config.Config, error) {
+// sized is cfg with the machine that r asks for on this host. A quota ends at what
+// the backend can do, as it promises nothing; a number that somebody has written
+// down is for the backend to refuse.
+func (s *Sandbox) sized(ctx context.Context, r sizing.Request, cfg config.Config) (config.Config, error) {
 	host, err := sizing.ThisHost()
 	if err != nil {
 		return cfg, err
+	}
+	if r.CPUQuota > 0 {
+		caps, err := s.backend.Capabilities(ctx)
+		if err != nil {
+			return cfg, err
+		}
+		host.CPUs = min(host.CPUs, caps.MaxVCPUs)
 	}
 	if cfg.Machine, err = sizing.For(r, cfg.Machine, host); err != nil {
 		return cfg, fmt.Errorf("size of the machine: %w", err)

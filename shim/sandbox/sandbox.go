@@ -42,7 +42,8 @@ type Sandbox struct {
 	stateDir string
 	events   *eventQueue
 	// obtain is where machines come from.
-	obtain source
+	obtain  source
+	backend hypervisor.Backend
 	// killUnreported is the constant, but for tests.
 	killUnreported time.Duration
 
@@ -72,6 +73,7 @@ func New(ctx context.Context, backend hypervisor.Backend, publisher events.Publi
 		containers: map[string]*Container{},
 		ended:      make(chan struct{}),
 
+		backend:        backend,
 		killUnreported: killUnreported,
 	}
 }

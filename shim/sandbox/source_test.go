@@ -50,6 +50,8 @@ func TestWithoutAPool(t *testing.T) {
 }
 
 func TestPoolByAnnotation(t *testing.T) {
+	b := newBed(t)
+	sized := func(r sizing.Request, cfg config.Config) (config.Config, error) { return b.sized(b.within(), r, cfg) }
 	for value, want := range map[string]config.PoolMode{"require": config.PoolRequire, "never": config.PoolNever} {
 		cfg, err := sized(sizing.Request{Annotations: map[string]string{bundle.AnnotationPool: value}}, config.Default())
 		if err != nil || cfg.Pool.Mode != want {

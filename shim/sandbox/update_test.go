@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/config"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/sizing"
 )
 
 func limits(json string) typeurl.Any {
@@ -104,5 +105,17 @@ func TestWhoseDeadlineItWas(t *testing.T) {
 	b.agent().on("task.Kill", refusal(context.DeadlineExceeded))
 	if err := c.Kill(b.within(), "", 15, false); !errdefs.IsDeadlineExceeded(err) || !strings.Contains(err.Error(), "agent_timeout of 300ms") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A quota for more processors than a machine can have gives it all it can have.
+func TestAQuotaEndsAtWhatTheBackendCan(t *testing.T) {
+	b := newBed(t)
+	caps, err := b.backend.Capabilities(b.within())
+	must(t, err)
+	cfg, err := b.sized(b.within(), sizing.Request{CPUQuota: 1 << 40}, b.cfg)
+	must(t, err)
+	if cfg.Machine.VCPUs != caps.MaxVCPUs {
+		t.Errorf("%d virtual CPUs, the backend can do %d", cfg.Machine.VCPUs, caps.MaxVCPUs)
 	}
 }
