@@ -22,7 +22,7 @@ import (
 )
 
 // patience is longer than a boot in software within software, on a busy machine.
-const patience = 3 * time.Minute
+const patience = 8 * time.Minute
 
 // guestDirEnv names the directory of the guest image that the tests boot.
 const guestDirEnv = "BHYVE_GUEST_DIR"
