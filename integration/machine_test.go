@@ -31,6 +31,7 @@ func TestMachine(t *testing.T) {
 		{"default network", testDefaultNetwork},
 		{"network namespace of the host", testNamespaceOfTheHost},
 		{"nerdctl publishes", testNerdctlPublishes},
+		{"pod network", testPodNetwork},
 		{"machine killed", testMachineKilled},
 		{"agent crashed", testAgentCrashed},
 		{"client gone during boot", testClientGone},

@@ -7,3 +7,5 @@ func testDefaultNetwork(r *rig) {
 func testNamespaceOfTheHost(r *rig) { r.Skip("FreeBSD has no network namespaces") }
 
 func testNerdctlPublishes(r *rig) { r.Skip("nerdctl's networks are Linux's") }
+
+func testPodNetwork(r *rig) { r.Skip("there is no CRI on FreeBSD") }

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -246,6 +247,42 @@ func testNerdctlPublishes(r *rig) {
 		lab.Image, "/bin/probe", "web", "8080"))
 	r.eventually(commandTimeout, func() error {
 		resp, err := (&http.Client{Timeout: commandTimeout}).Get("http://127.0.0.1:8088/")
+		if err == nil {
+			resp.Body.Close()
+		}
+		return err
+	})
+}
+
+// testPodNetwork runs a pod of CRI's, in the network namespace that CNI plugins
+// have filled for it: it answers at the pod's address.
+func testPodNetwork(r *rig) {
+	crictl, err := lab.NewCrictlClient(r.ctx, r.Lab)
+	if err != nil {
+		r.Fatal(err)
+	}
+	id := r.newID()
+	r.Cleanup(func() {
+		if err := crictl.Remove(context.WithoutCancel(r.ctx), id); err != nil {
+			r.Error(err)
+		}
+	})
+	ctx, cancel := context.WithTimeout(r.ctx, commandTimeout)
+	defer cancel()
+	if err := crictl.Start(ctx, lab.Container{ID: id, Runtime: r.runtime, Command: []string{"/bin/probe", "web", "8080"}}); err != nil {
+		r.Fatal(err)
+	}
+	pod := strings.TrimSpace(r.mustOK(r.wait(ctx, crictl.Command(ctx, "pods", "--quiet", "--name", id))).Stdout)
+	var status struct {
+		Status struct {
+			Network struct{ IP string }
+		}
+	}
+	if err := json.Unmarshal([]byte(r.mustOK(r.wait(ctx, crictl.Command(ctx, "inspectp", "--output", "json", pod))).Stdout), &status); err != nil {
+		r.Fatal(err)
+	}
+	r.eventually(commandTimeout, func() error {
+		resp, err := (&http.Client{Timeout: commandTimeout}).Get("http://" + status.Status.Network.IP + ":8080/")
 		if err == nil {
 			resp.Body.Close()
 		}

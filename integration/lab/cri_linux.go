@@ -87,6 +87,18 @@ func (l *Lab) furnishCRI() error {
 		return fmt.Errorf("registry: %w", err)
 	}
 	l.registry = registry
+	// What CRI makes for its first pod and keeps.
+	for _, dir := range []string{
+		"/run/netns",
+		inState("io.containerd.grpc.v1.cri/containers"),
+		inState("io.containerd.runtime.v2.task/" + CRINamespace),
+		inState("io.containerd.sandbox.controller.v1.shim/" + CRINamespace),
+		filepath.Join(l.Dir, "containerd/io.containerd.runtime.v2.task", CRINamespace),
+	} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return err
+		}
+	}
 	return errors.Join(l.writeHosts(), l.writeCNI(), addBridge())
 }
 
