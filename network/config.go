@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -38,6 +39,9 @@ type Config struct {
 	// DNS are the resolvers that guests are told, and may ask. Without any they
 	// are those of the host's resolv.conf that a guest could reach.
 	DNS []netip.Addr `toml:"dns"`
+	// Upstream are the servers that `bhyve-net resolve` asks for guests whose DNS is
+	// Gateway. Without any they are those of the host's resolv.conf.
+	Upstream []netip.AddrPort `toml:"upstream"`
 	// Policy is that of sandboxes which ask for no other.
 	Policy policy.Policy `toml:"policy"`
 	// State is the directory for records.
@@ -135,6 +139,24 @@ func (c Config) resolvers() []netip.Addr {
 	if len(c.DNS) > 0 {
 		return c.DNS
 	}
+	// One on the host's loopback would be the guest's own there.
+	return slices.DeleteFunc(nameservers(), netip.Addr.IsLoopback)
+}
+
+// Servers are whom `bhyve-net resolve` asks.
+func (c Config) Servers() []netip.AddrPort {
+	if len(c.Upstream) > 0 {
+		return c.Upstream
+	}
+	var all []netip.AddrPort
+	for _, addr := range nameservers() {
+		all = append(all, netip.AddrPortFrom(addr, 53))
+	}
+	return all
+}
+
+// nameservers are those of the host's resolv.conf(5) that have IPv4 addresses.
+func nameservers() []netip.Addr {
 	data, err := os.ReadFile("/etc/resolv.conf")
 	if err != nil {
 		return nil
@@ -145,8 +167,7 @@ func (c Config) resolvers() []netip.Addr {
 		if len(words) < 2 || words[0] != "nameserver" {
 			continue
 		}
-		// One on the host's loopback would be the guest's own there.
-		if addr, err := netip.ParseAddr(words[1]); err == nil && addr.Is4() && !addr.IsLoopback() && !addr.IsUnspecified() {
+		if addr, err := netip.ParseAddr(words[1]); err == nil && addr.Is4() && !addr.IsUnspecified() {
 			found = append(found, addr)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
@@ -137,7 +138,7 @@ func (h *linux) attach(_ context.Context, r *record, p *policy.Compiled) error {
 	if err := setKnob("ipv6/conf/"+r.Tap+"/disable_ipv6", "1"); err != nil {
 		return err
 	}
-	if err := h.rules.Install(h.sandbox(r, p)); err != nil {
+	if err := h.install(r, p); err != nil {
 		return err
 	}
 	if err := h.join(tap, r); err != nil {
@@ -259,7 +260,22 @@ func (h *linux) check(_ context.Context, r *record) error {
 }
 
 func (h *linux) setPolicy(_ context.Context, r *record, p *policy.Compiled) error {
-	return h.rules.Install(h.sandbox(r, p))
+	return h.install(r, p)
+}
+
+// install makes the rules of a policy in place of the record's.
+func (h *linux) install(r *record, p *policy.Compiled) error {
+	s := h.sandbox(r, p)
+	was, err := r.Policy.Compile(r.DNS)
+	if err != nil {
+		return err
+	}
+	s.Was = was
+	return h.rules.Install(s)
+}
+
+func (h *linux) resolved(_ context.Context, r *record, p *policy.Compiled, i int, addrs []netip.Addr, ttl time.Duration) error {
+	return h.rules.Resolved(h.sandbox(r, p), i, addrs, ttl)
 }
 
 func (h *linux) counters(_ context.Context, records []*record) (map[string]Counters, error) {

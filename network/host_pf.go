@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -223,6 +224,10 @@ func (h *freebsd) setPolicy(ctx context.Context, r *record, p *policy.Compiled) 
 		}
 	}
 	return nil
+}
+
+func (h *freebsd) resolved(context.Context, *record, *policy.Compiled, int, []netip.Addr, time.Duration) error {
+	return fmt.Errorf("domain names: entries of pf's tables do not time out: %w", errdefs.ErrNotImplemented)
 }
 
 func (h *freebsd) detach(ctx context.Context, r *record) (Released, error) {

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -37,6 +38,8 @@ type host interface {
 	detach(ctx context.Context, r *record) (Released, error)
 	// setPolicy replaces the policy in one step.
 	setPolicy(ctx context.Context, r *record, p *policy.Compiled) error
+	// resolved opens addresses of the i-th of the policy's names for a time.
+	resolved(ctx context.Context, r *record, p *policy.Compiled, i int, addrs []netip.Addr, ttl time.Duration) error
 	// check returns what is not as attach has left it.
 	check(ctx context.Context, r *record) error
 	// counters are by the sandbox's anchor.
@@ -63,6 +66,17 @@ func Open(cfg Config) (*Network, error) {
 
 // Config is the network's configuration.
 func (n *Network) Config() Config { return n.cfg }
+
+// Up makes the bridge and the rules that deny everything, as the first Add does.
+func (n *Network) Up(ctx context.Context) error {
+	if err := n.store.open(); err != nil {
+		return err
+	}
+	if err := n.host.prepare(ctx); err != nil {
+		return fmt.Errorf("network %s: %w", n.cfg.Bridge, err)
+	}
+	return nil
+}
 
 // anchorName names a sandbox's rules. pf has room for 63 bytes
 // (PF_ANCHOR_NAME_SIZE, net/pfvar.h).

@@ -80,6 +80,9 @@ func (b *batch) outRules() {
 	for i, m := range p.Names {
 		set := b.set(s.set("names", i), nil)
 		for _, service := range services(m.Service) {
+			// What is open outlives the name's record: an address that is talked to
+			// stays.
+			b.rule(s.out(), ctBits(expr.CtKeySTATE, ctStateEstablished), inSet(ipDestination, set, false), service, refresh(set), toChain(s.flows()))
 			b.rule(s.out(), inSet(ipDestination, set, false), service, toChain(s.flows()))
 		}
 	}
@@ -195,7 +198,7 @@ func (b *batch) sets(kind string, all []policy.Match) []*nftables.Set {
 // set makes a set of address ranges; one without peers has single addresses that
 // time out.
 func (b *batch) set(name string, peers []netipx.IPRange) *nftables.Set {
-	set := &nftables.Set{Table: b.ip, ID: b.nextSet, Name: name, KeyType: nftables.TypeIPAddr, Interval: peers != nil, HasTimeout: peers == nil}
+	set := &nftables.Set{Table: b.ip, ID: b.nextSet, Name: name, KeyType: nftables.TypeIPAddr, Interval: peers != nil, HasTimeout: peers == nil, Dynamic: peers == nil}
 	b.nextSet++
 	var elems []nftables.SetElement
 	for _, r := range peers {

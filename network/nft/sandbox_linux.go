@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"reflect"
+	"slices"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/nftables"
@@ -25,6 +28,9 @@ type Sandbox struct {
 	Address netip.Addr
 	MAC     net.HardwareAddr
 	Policy  *policy.Compiled
+	// Was is the policy before, if there was one: addresses of names that both
+	// allow are kept.
+	Was *policy.Compiled
 }
 
 // The chains of a sandbox, and the counters: denied is what the policy has
@@ -61,7 +67,14 @@ func (t Table) Install(s Sandbox) error {
 		return err
 	}
 	b := &batch{Conn: c, table: t, ip: t.ip(), sandbox: s, nextSet: firstSetID}
+	known, err := t.known(c, s)
+	if err != nil {
+		return err
+	}
 	b.install(old, ports)
+	for i, elems := range known {
+		b.note(b.SetAddElements(&nftables.Set{Table: t.ip(), Name: s.set("names", i), HasTimeout: true}, elems))
+	}
 	if b.err != nil {
 		return fmt.Errorf("nftables: rules of %s: %w", s.Name, b.err)
 	}
@@ -148,6 +161,50 @@ func (t Table) setsOf(c *nftables.Conn, s Sandbox) ([]*nftables.Set, error) {
 		}
 	}
 	return own, nil
+}
+
+// known are the addresses of names that are to stay, by the number that their set
+// will have.
+func (t Table) known(c *nftables.Conn, s Sandbox) (map[int][]nftables.SetElement, error) {
+	if s.Was == nil {
+		return nil, nil
+	}
+	known := map[int][]nftables.SetElement{}
+	for was, m := range s.Was.Names {
+		is := slices.IndexFunc(s.Policy.Names, func(n policy.NamedMatch) bool { return reflect.DeepEqual(m, n) })
+		set, err := c.GetSetByName(t.ip(), s.set("names", was))
+		if is < 0 || errors.Is(err, unix.ENOENT) {
+			continue
+		}
+		var elems []nftables.SetElement
+		if err == nil {
+			elems, err = c.GetSetElements(set)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("nftables: names of %s: %w", s.Name, err)
+		}
+		for _, e := range elems {
+			known[is] = append(known[is], nftables.SetElement{Key: e.Key, Timeout: max(e.Expires, time.Second)})
+		}
+	}
+	return known, nil
+}
+
+// Resolved opens addresses of the i-th of the policy's Names for a time.
+func (t Table) Resolved(s Sandbox, i int, addrs []netip.Addr, ttl time.Duration) error {
+	c, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("nftables: %w", err)
+	}
+	set := &nftables.Set{Table: t.ip(), Name: s.set("names", i), HasTimeout: true}
+	var elems []nftables.SetElement
+	for _, a := range addrs {
+		elems = append(elems, nftables.SetElement{Key: a.AsSlice(), Timeout: ttl})
+	}
+	if err := c.SetAddElements(set, elems); err != nil {
+		return fmt.Errorf("nftables: names of %s: %w", s.Name, err)
+	}
+	return flush(c, "add addresses of names of "+s.Name)
 }
 
 // portsOf are the elements of the map of published ports that lead to the

@@ -3,6 +3,7 @@ package policy
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	"go4.org/netipx"
 )
@@ -60,4 +61,14 @@ func (s Service) includes(f Flow) bool {
 	return s.Protocol == f.Protocol && (len(s.Ports) == 0 || slices.ContainsFunc(s.Ports, func(r PortRange) bool {
 		return r.First <= f.Port && f.Port <= r.Last
 	}))
+}
+
+// Includes says whether one of the names is domain, or stands for it: "*." for
+// whatever is below. Case and a final dot do not count.
+func (m NamedMatch) Includes(domain string) bool {
+	domain = strings.TrimSuffix(strings.ToLower(domain), ".")
+	return slices.ContainsFunc(m.Domains, func(name string) bool {
+		below, wild := strings.CutPrefix(name, "*")
+		return name == domain || wild && len(domain) > len(below) && strings.HasSuffix(domain, below)
+	})
 }
