@@ -17,7 +17,9 @@ import (
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor/internal/checkpoint"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/thaw"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
+	"google.golang.org/protobuf/types/known/emptypb"
 )
 
 // saved boots a machine and saves it. The configuration has no directory to
@@ -29,6 +31,11 @@ func saved(t *testing.T, changes ...func(*hypervisor.Config)) (cfg hypervisor.Co
 		c.CheckpointDir = dir
 		c.NIC.NetNS, c.NIC.Tap = tapInNamespace(t)
 	})...)
+
+	// What a template does before it is saved must not make its clones one, either.
+	if _, err := agentv1.NewRehearsalClient(dial(t, b)).Rehearse(testContext(t), &emptypb.Empty{}); err != nil {
+		t.Fatal(err)
+	}
 
 	// A disk that is full: it goes on.
 	if err := os.Symlink("/dev/full", filepath.Join(dir, stateName)); err != nil {
@@ -139,6 +146,10 @@ func differ(t *testing.T, first, second booted) {
 		if id := greet(t, b.system).BootId; id != "" {
 			t.Fatalf("boot id %s before the thaw: clones will share it", id)
 		}
+		_, err := agentv1.NewBundleClient(dial(t, b)).Create(testContext(t), &agentv1.CreateBundleRequest{Id: "early", Config: []byte(`{"ociVersion": "1.2.0"}`)})
+		if !errdefs.IsFailedPrecondition(errgrpc.ToNative(err)) {
+			t.Errorf("a container before the thaw: %v", err)
+		}
 	}
 	// The boot id is the first that the kernel draws after the thaw.
 	a, b := thawed(t, first), thawed(t, second)
@@ -150,14 +161,21 @@ func differ(t *testing.T, first, second booted) {
 	}
 }
 
-func thawed(t *testing.T, b booted) thaw.Proof {
+// dial is a connection to the agent that ends with the test.
+func dial(t *testing.T, m hypervisor.Machine) *ttrpc.Client {
 	t.Helper()
-	conn, err := b.Dial(testContext(t), agentproto.PortControl)
+	conn, err := m.Dial(testContext(t), agentproto.PortControl)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := ttrpc.NewClient(conn)
-	defer c.Close()
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func thawed(t *testing.T, b booted) thaw.Proof {
+	t.Helper()
+	c := dial(t, b)
 	began := time.Now()
 	p, err := thaw.Do(testContext(t), agentv1.NewThawClient(c), thaw.Identity{Hostname: "clone"})
 	if err != nil {
