@@ -171,7 +171,9 @@ func (h *freebsd) attach(ctx context.Context, r *record, p *policy.Compiled) err
 		}
 	}
 	// In the group that is denied everything, before it can carry anything.
-	if err := h.run(ctx, []string{ifconfig, r.Tap, "group", pf.Group, "mtu", fmt.Sprint(r.MTU), "-inet6"}); err != nil {
+	if err := h.run(ctx,
+		[]string{ifconfig, r.Tap, "group", pf.Group, "mtu", fmt.Sprint(r.MTU)},
+		[]string{ifconfig, r.Tap, "inet6", "ifdisabled"}); err != nil {
 		return err
 	}
 	if err := h.setPolicy(ctx, r, p); err != nil {

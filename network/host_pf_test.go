@@ -1,0 +1,222 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/pf"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/policy"
+)
+
+var update = flag.Bool("update", false, "write golden files")
+
+// system is as much of a FreeBSD host as the tools say of it.
+type system struct {
+	log strings.Builder
+	// ifaces are descriptions by name; members are those of the bridge.
+	ifaces  map[string]string
+	members []string
+	address bool
+	anchors map[string]bool
+	main    string
+	states  string
+}
+
+func newSystem() *system {
+	return &system{ifaces: map[string]string{}, anchors: map[string]bool{}, main: pf.MainRules}
+}
+
+func (s *system) run(_ context.Context, stdin string, argv ...string) ([]byte, error) {
+	fmt.Fprintln(&s.log, strings.Join(argv, " "))
+	for line := range strings.Lines(stdin) {
+		s.log.WriteString("  < " + line)
+	}
+	args := argv[1:]
+	switch argv[0] {
+	case ifconfig:
+		return s.ifconfig(args)
+	case route:
+		return []byte("   route to: default\n  interface: em0\n"), nil
+	case netstat:
+		return []byte(`{"statistics": {"interface": [{"name": "tap100", "received-packets": 3, "received-bytes": 30, "sent-packets": 4, "sent-bytes": 40}]}}`), nil
+	case "/sbin/pfctl":
+		return s.pfctl(args)
+	}
+	return nil, nil
+}
+
+func (s *system) ifconfig(args []string) ([]byte, error) {
+	name := args[0]
+	switch {
+	case name == "-g":
+		var taps []string
+		for n := range s.ifaces {
+			if strings.HasPrefix(n, "tap") {
+				taps = append(taps, n)
+			}
+		}
+		return []byte(strings.Join(taps, "\n")), nil
+	case name == "bridge":
+		s.ifaces[args[3]] = ""
+		return nil, nil
+	case len(args) > 1 && args[1] == "create":
+		s.ifaces[name] = args[3]
+		return nil, nil
+	}
+	description, ok := s.ifaces[name]
+	if !ok {
+		return nil, fmt.Errorf("ifconfig: interface %s does not exist", name)
+	}
+	switch {
+	case len(args) == 1:
+		out := name + ": flags=8843<UP>\n\tdescription: " + description + "\n\tgroups: tap " + pf.Group + "\n"
+		if s.address {
+			out += "\tinet 10.77.0.1 netmask 0xffffff00\n"
+		}
+		for _, m := range s.members {
+			out += "\tmember: " + m + " flags=...\n"
+		}
+		return []byte(out), nil
+	case args[1] == "inet":
+		s.address = true
+	case args[1] == "addm":
+		s.members = append(s.members, args[2])
+	case args[1] == "destroy":
+		delete(s.ifaces, name)
+		s.members = slices.DeleteFunc(s.members, func(m string) bool { return m == name })
+	}
+	return nil, nil
+}
+
+func (s *system) pfctl(args []string) ([]byte, error) {
+	all := strings.Join(args, " ")
+	switch {
+	case all == "-s info":
+		return []byte("Status: Enabled for 0 days\n"), nil
+	case all == "-s nat":
+		return nil, nil
+	case all == "-s rules":
+		return []byte(s.main), nil
+	case all == "-s states":
+		return []byte(s.states), nil
+	case all == "-a cube -s Anchors":
+		var names []string
+		for n := range s.anchors {
+			names = append(names, "  "+n)
+		}
+		slices.Sort(names)
+		return []byte(strings.Join(names, "\n")), nil
+	case args[0] == "-k":
+		s.states = ""
+	case len(args) == 4 && args[2] == "-f" && args[1] != pf.Root:
+		s.anchors[args[1]] = true
+	case len(args) == 4 && args[3] == "Tables":
+		delete(s.anchors, args[1])
+	}
+	return nil, nil
+}
+
+func freebsdNetwork(t *testing.T, s *system) *Network {
+	t.Helper()
+	cfg := DefaultConfig()
+	cfg.State = t.TempDir()
+	cfg.DNS = []netip.Addr{netip.MustParseAddr("192.0.2.53")}
+	st := store{dir: filepath.Join(cfg.State, cfg.Bridge)}
+	return &Network{cfg: cfg, store: st, host: &freebsd{cfg: cfg, store: st, pf: pf.Control{Run: s.run}}}
+}
+
+// What FreeBSD's tools are told, from the first Add to the last Del.
+func TestFreeBSDTranscript(t *testing.T) {
+	s := newSystem()
+	n := freebsdNetwork(t, s)
+	ctx := t.Context()
+	result, err := n.Add(ctx, Request{ID: "a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Check(ctx, "a"); err != nil {
+		t.Error(err)
+	}
+	s.log.WriteString("# policy\n")
+	s.states = "all tcp " + result.Address.String() + ":4000 -> 203.0.113.10:80       ESTABLISHED:ESTABLISHED\n"
+	if err := n.SetPolicy(ctx, "a", policy.Policy{Deny: []policy.Rule{{Peers: []string{"203.0.113.0/24"}}}}); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := n.Show(ctx, "a"); err != nil || info.Counters.SentBytes != 30 || info.Counters.ReceivedPackets != 4 {
+		t.Errorf("%+v, %v", info, err)
+	}
+	s.log.WriteString("# del\n")
+	s.states = "all udp 10.77.0.1:53 <- " + result.Address.String() + ":4000       MULTIPLE:MULTIPLE\n"
+	released, err := n.Del(ctx, "a")
+	if err != nil || released != (Released{StatesBefore: 1}) {
+		t.Errorf("released %+v, %v", released, err)
+	}
+	if len(s.ifaces) != 1 || len(s.anchors) != 0 || len(s.members) != 0 {
+		t.Errorf("left: %+v", s)
+	}
+	s.log.WriteString("# destroy\n")
+	if err := n.Destroy(ctx); err != nil || len(s.ifaces) != 0 {
+		t.Errorf("left: %+v, %v", s.ifaces, err)
+	}
+	path := filepath.Join("testdata", "freebsd.txt")
+	if *update {
+		if err := os.WriteFile(path, []byte(s.log.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := s.log.String(); got != string(want) {
+		t.Errorf("differs from %s (-update writes it):\n%s", path, got)
+	}
+}
+
+func TestFreeBSDRefusesWithoutPf(t *testing.T) {
+	s := newSystem()
+	s.main = "pass all\n"
+	n := freebsdNetwork(t, s)
+	if _, err := n.Add(t.Context(), Request{ID: "a"}); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), `anchor "cube"`) {
+		t.Errorf("got %v, want what to put into pf.conf", err)
+	}
+	if len(s.ifaces) != 0 {
+		t.Errorf("it made %v all the same", s.ifaces)
+	}
+}
+
+// A tap of the same name that is somebody else's is left alone, also by Del, and
+// what nobody has a record of goes.
+func TestFreeBSDForeignAndForgotten(t *testing.T) {
+	s := newSystem()
+	n := freebsdNetwork(t, s)
+	ctx := t.Context()
+	for unit := range units {
+		s.ifaces[fmt.Sprintf("tap%d", firstUnit+unit)] = "a virtual machine's"
+	}
+	if _, err := n.Add(ctx, Request{ID: "a"}); !errdefs.IsUnavailable(err) {
+		t.Errorf("got %v, want unavailable", err)
+	}
+	if len(s.ifaces) != units+1 {
+		t.Errorf("%d interfaces, want the foreign ones and the bridge", len(s.ifaces))
+	}
+	clear(s.ifaces)
+	s.ifaces["tap105"], s.anchors["cube/sandbox-gone"] = "cubenet0 gone", true
+	removed, err := n.GC(ctx, nil)
+	if err != nil || !slices.Equal(removed, []string{"tap tap105", "rules sandbox-gone"}) || len(s.anchors) != 0 {
+		t.Errorf("GC removed %q, %v", removed, err)
+	}
+	if _, err := n.Add(ctx, Request{ID: "b", Policy: &policy.Policy{Bandwidth: 1}}); !errors.Is(err, errdefs.ErrNotImplemented) {
+		t.Errorf("got %v, want not implemented", err)
+	}
+}
