@@ -118,7 +118,12 @@ func (b *bed) open() *IO {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.t.Cleanup(o.Close)
+	b.t.Cleanup(func() {
+		o.Close()
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		must(b.t, o.AwaitLogger(ctx))
+	})
 	if err := o.StartInput(ctx); err != nil {
 		b.t.Fatal(err)
 	}
