@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"path"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -87,13 +88,32 @@ func init() {
 // Kind implements receipt.Resource.
 func (record) Kind() string { return "cgroup" }
 
+const (
+	// emptyWait is how long a group may take to be empty: a killed process with
+	// many threads and much memory is a zombie first and leaves its group with
+	// its last thread.
+	emptyWait = 2 * time.Second
+	emptyPoll = 20 * time.Millisecond
+)
+
 // Undo removes the group where it exists. The groups above stay: they are
 // others' as well.
-func (r record) Undo(context.Context) error {
-	if err := removeDirectory(r.Path); err != nil {
-		return fmt.Errorf("remove control group %s: %w", r.Path, err)
+func (r record) Undo(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, emptyWait)
+	defer cancel()
+	tick := time.NewTicker(emptyPoll)
+	defer tick.Stop()
+	for {
+		err := removeDirectory(r.Path)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("remove control group %s: %w", r.Path, err)
+		}
 	}
-	return nil
 }
 
 // Path is the absolute path in a hierarchy of what linux.cgroupsPath names. The
