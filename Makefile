@@ -15,7 +15,7 @@ CONTAINERD := github.com/containerd/containerd/v2/cmd
 CNI        := github.com/containernetworking/plugins/plugins
 
 # A run of the integration tests that takes longer than this hangs.
-INTEGRATION_TIMEOUT ?= 25m
+INTEGRATION_TIMEOUT ?= 40m
 
 comma := ,
 say = @printf '\033[1m==> %s\033[0m\n' '$(1)'
@@ -40,7 +40,7 @@ shell: guest lab ## an interactive shell in such a container
 	@$(TOOLS)/lab -shell
 
 .PHONY: test
-test: check-generate lint unit machines integration ## everything that CI runs
+test: check-generate lint unit machines integration check-conformance ## everything that CI runs
 	$(call say,all green)
 
 .PHONY: bench
@@ -118,12 +118,23 @@ suites: lab runc-shim
 	@CGO_ENABLED=0 $(GO) build -C tools/shimtest -trimpath -ldflags '-s -w -X runtime.godebugDefault=asyncpreemptoff=1' \
 		-o ../../$(TOOLS)/ github.com/containerd/shimtest/cmd/testbin
 	@CGO_ENABLED=0 $(GO) build -trimpath -o $(TOOLS)/ ./integration/cmd/conformance
+	@$(GO) test -c -o $(TOOLS)/integration.test ./integration
 suites: export GONOSUMDB = sigs.k8s.io/cri-tools,k8s.io/cri-api,k8s.io/cri-client,github.com/containerd/nerdctl,github.com/containerd/shimtest
 
 .PHONY: conformance
 conformance: guest suites ## run the conformance suites and write docs/conformance.md
 	$(call say,conformance)
 	@$(TOOLS)/conformance $(CONFORMANCEFLAGS)
+
+.PHONY: check-conformance
+check-conformance: guest suites ## run the conformance suites and compare with docs/conformance.md
+	$(call say,conformance)
+	@$(TOOLS)/conformance -check $(CONFORMANCEFLAGS)
+
+.PHONY: stress
+stress: guest suites ## a hundred lifecycles and execs in a row, ten sandboxes at once, and what stays of them
+	$(call say,stress)
+	@BHYVE_STRESS=100 $(GO) test -count=1 -timeout=90m -v ./integration -run '^TestStress$$'
 
 .PHONY: machines
 machines: guest ## tests of the parts that boot machines or build images, without containerd
@@ -165,9 +176,9 @@ unit: deps ## tests without virtual machines, with the race detector
 	@$(GO) test -race $$($(GO) list ./... | grep -v '/integration$$')
 
 .PHONY: integration
-integration: guest lab runc-shim ## tests with a real containerd and real virtual machines
+integration: guest suites ## tests with a real containerd and real virtual machines
 	$(call say,integration tests)
-	@$(GO) test -count=1 -timeout=$(INTEGRATION_TIMEOUT) -v ./integration $(TESTFLAGS)
+	@$(GO) test -count=1 -timeout=$(INTEGRATION_TIMEOUT) -v ./integration -skip '^TestNerdctl$$' $(TESTFLAGS)
 
 .PHONY: test-freebsd
 test-freebsd: guest ## unit and integration tests on a FreeBSD 15 host: HOST=[user@]host[:port]

@@ -22,9 +22,6 @@ type Reason struct {
 	// slash.
 	Tests []string `toml:"tests"`
 	Why   string   `toml:"why"`
-	// Unsteady tests pass at some times and not at others, or are left out of
-	// the short run.
-	Unsteady bool `toml:"unsteady"`
 }
 
 // ParseReasons reads the reasons file.
@@ -78,7 +75,7 @@ func (all *Reasons) Check(suite string, results []Result, complete bool) error {
 		}
 	}
 	for _, reason := range all.Reason {
-		if reason.Suite != suite || reason.Unsteady {
+		if reason.Suite != suite {
 			continue
 		}
 		for _, test := range reason.Tests {

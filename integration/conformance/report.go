@@ -31,8 +31,8 @@ const heading = `# Conformance
 
 Suites that nobody here wrote, run unchanged against ` + "`io.containerd.bhyve.v2`" + ` with
 the QEMU backend, and what does not pass, with the reason. ` + "`make conformance`" + `
-runs them and writes this file; ` + "`make test`" + ` runs a part of them and fails if the
-outcome is another than is written here.
+runs them and writes this file; ` + "`make test`" + ` runs them and fails if the outcome
+is another than is written here.
 
 | suite | version | passed | failed | skipped |
 |---|---|--:|--:|--:|

@@ -20,7 +20,7 @@ type options struct {
 	handler  string
 	focus    string
 	out      string
-	short    bool
+	check    bool
 	parallel int
 }
 
@@ -30,8 +30,8 @@ func main() {
 	flag.StringVar(&o.handler, "handler", lab.HandlerBhyve, "CRI runtime `handler` to test; with another than this repository's nothing is judged")
 	flag.StringVar(&o.focus, "focus", "", "run only tests whose name matches this `pattern`, and judge only them")
 	flag.StringVar(&o.out, "out", ".cache/conformance", "`directory` for the suites' own output")
-	flag.BoolVar(&o.short, "short", false, "leave out what takes long, and compare with the checked-in document instead of writing it")
-	flag.IntVar(&o.parallel, "parallel", 2, "how many tests of critest to run at once")
+	flag.BoolVar(&o.check, "check", false, "compare the outcome with the checked-in document instead of writing it")
+	flag.IntVar(&o.parallel, "parallel", 3, "how many tests of critest to run at once")
 	flag.Parse()
 	if *suites != "" {
 		o.suites = strings.Split(*suites, ",")

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,6 +38,14 @@ are busybox and a small web server under those names.`,
 		about: `containerd's suite for shims, without containerd: the Task API as the shim's
 socket has it, and no process of the shim left after each part.`,
 		run: shimtest,
+	},
+	{
+		name: "nerdctl", title: "nerdctl",
+		about: `What people do with nerdctl: cases of this repository
+(` + "`integration/nerdctl_linux_test.go`" + `) through the program as it is. Beside
+these, ` + "`TestClients`" + ` runs one description of a case through ctr, nerdctl and
+crictl.`,
+		run: nerdctl,
 	},
 }
 
@@ -90,28 +99,30 @@ func shimtest(ctx context.Context, l *lab.Lab, o options, log io.Writer) ([]conf
 		return nil, err
 	}
 	prefix := "TestShim/" + o.handler + "/"
-	args := []string{"-test.v", "-test.timeout", suiteTimeout.String(), "-shimtest.config", config}
-	if o.short {
-		args = append(args, "-test.short")
-	}
+	args := []string{"-test.v", "-test.short", "-test.timeout", suiteTimeout.String(), "-shimtest.config", config}
 	if o.focus != "" {
 		args = append(args, "-test.run", prefix+o.focus)
 	}
 	cmd := l.Tool(ctx, "shimtest", args...)
 	cmd.Env = append(cmd.Env, "SHIMTEST_TESTBIN="+l.ToolPath("testbin"))
-	output := filepath.Join(o.out, "shimtest.log")
-	f, err := os.Create(output)
-	if err != nil {
+	return goTest(cmd, prefix, log)
+}
+
+// nerdctl runs the cases in a lab of their own.
+func nerdctl(ctx context.Context, l *lab.Lab, o options, log io.Writer) ([]conformance.Result, error) {
+	prefix := "TestNerdctl/" + o.handler + "/"
+	cmd := l.Tool(ctx, "integration.test", "-test.v", "-test.timeout", suiteTimeout.String(), "-test.run", prefix+o.focus)
+	cmd.Dir = "integration"
+	return goTest(cmd, prefix, log)
+}
+
+// goTest runs a Go test program and reads what it says.
+func goTest(cmd *exec.Cmd, prefix string, log io.Writer) ([]conformance.Result, error) {
+	var output bytes.Buffer
+	if err := start(cmd, io.MultiWriter(log, &output)); err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	if err := start(cmd, io.MultiWriter(log, f)); err != nil {
-		return nil, err
-	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return nil, err
-	}
-	return conformance.ReadGoTest(f, prefix)
+	return conformance.ReadGoTest(&output, prefix)
 }
 
 // start runs a suite's program to its end. That tests failed is for the results
