@@ -29,9 +29,6 @@ const (
 	HandlerPause = "bhyve-pause"
 )
 
-// CRINamespace is the containerd namespace that CRI's containers are in.
-const CRINamespace = "k8s.io"
-
 // PodNetwork is where pods have their addresses, all of it in the world's own
 // network namespace.
 const PodNetwork = "10.88.0.0/16"
@@ -91,6 +88,7 @@ func (l *Lab) furnishCRI() error {
 	for _, dir := range []string{
 		"/run/netns",
 		inState("io.containerd.grpc.v1.cri/containers"),
+		inState("io.containerd.grpc.v1.cri/sandboxes"),
 		inState("io.containerd.runtime.v2.task/" + CRINamespace),
 		inState("io.containerd.sandbox.controller.v1.shim/" + CRINamespace),
 		filepath.Join(l.Dir, "containerd/io.containerd.runtime.v2.task", CRINamespace),

@@ -21,6 +21,9 @@ const (
 	RuntimeRunc = "io.containerd.runc.v2"
 )
 
+// CRINamespace is the containerd namespace that CRI's containers are in.
+const CRINamespace = "k8s.io"
+
 // Images that every lab has.
 const (
 	// Image is busybox, the probe program, and a few files with modes that a

@@ -115,7 +115,7 @@ func (l *Lab) files(s Snapshot) error {
 			case d.IsDir() && path != root && isMountpoint(path):
 				return fs.SkipDir
 			// What a namespace has in it counts, not that it was once used.
-			case d.IsDir() && filepath.Base(path) == l.Namespace:
+			case d.IsDir() && slices.Contains([]string{l.Namespace, CRINamespace}, filepath.Base(path)):
 				return nil
 			}
 			s.add("file %s", path)
