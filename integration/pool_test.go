@@ -19,6 +19,7 @@ func TestPool(t *testing.T) {
 		run  func(*rig)
 	}{
 		{"hot", testPoolHot},
+		{"clones", testPoolClones},
 		{"required and not there", testPoolNotThere},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(newRig(t, lab.RuntimeBhyve)) })
@@ -101,6 +102,52 @@ func testPoolHot(r *rig) {
 		s, err := p.Client.Status(r.ctx, nil)
 		if err == nil && s.Claimed != 0 {
 			err = fmt.Errorf("%d claimed machines are still there", s.Claimed)
+		}
+		return err
+	})
+}
+
+// testPoolClones is that containers in machines of one checkpoint do not draw the
+// same lot, and that a machine which was claimed goes with its shim.
+func testPoolClones(r *rig) {
+	p := r.pool()
+	if err := p.AddTemplate(r.ctx, "--low", "0", "--high", "2"); err != nil {
+		r.Fatal(err)
+	}
+	if err := p.Warm(r.ctx, 2); err != nil {
+		r.Fatal(err)
+	}
+	flags := r.poolFlags("require", p.Socket())
+	events := r.subscribe()
+	first := r.start(flags)
+	second := r.start(flags)
+	draw := []string{"/bin/sh", "-c", "cat /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid; head -c 16 /dev/urandom | od -An -tx1"}
+	one := strings.Split(r.mustOK(r.exec(first, nil, nil, nil, draw...)).Stdout, "\n")
+	two := strings.Split(r.mustOK(r.exec(second, nil, nil, nil, draw...)).Stdout, "\n")
+	if len(one) != 4 || len(two) != 4 {
+		r.Fatalf("drawn: %q and %q", one, two)
+	}
+	for i, what := range []string{"boot id", "uuid", "random bytes"} {
+		if one[i] == "" || one[i] == two[i] {
+			r.Errorf("%s of two clones: %q and %q", what, one[i], two[i])
+		}
+	}
+	s, err := p.Client.Status(r.ctx, nil)
+	if err != nil {
+		r.Fatal(err)
+	}
+	if t := s.Templates[0]; t.MadeCold != 2 || t.ClaimsHot != 2 || s.Claimed != 2 {
+		r.Errorf("counted as %v", s)
+	}
+
+	if err := r.findProcess("containerd-shim-", first).Kill(); err != nil {
+		r.Fatal(err)
+	}
+	r.wantDeath(events, first)
+	r.eventually(commandTimeout, func() error {
+		s, err := p.Client.Status(r.ctx, nil)
+		if err == nil && s.Claimed != 1 {
+			err = fmt.Errorf("%d claimed machines are there, want that of the shim which lives", s.Claimed)
 		}
 		return err
 	})
