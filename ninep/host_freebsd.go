@@ -223,11 +223,15 @@ func hostDirEntry(buf []byte) (dirEntry, int) {
 
 // Extended attributes need a descriptor with access, which special files and
 // symbolic links cannot give. Linux's user namespace is FreeBSD's; those that
-// only privileged processes may write are kept in the system namespace under
-// their full names. Linux's system namespace is refused: it is POSIX ACLs, which
-// would be kept here and not obeyed.
+// only privileged processes may write are kept in the system namespace, under
+// their full names behind a prefix: ZFS refuses names that begin like Linux's
+// (ZFS_XA_NS_PREFIX_FORBIDDEN). Linux's system namespace is refused: it is POSIX
+// ACLs, which would be kept here and not obeyed.
 
-const userXattr = "user."
+const (
+	userXattr   = "user."
+	systemXattr = "linux."
+)
 
 var systemXattrs = []string{"security.", "trusted."}
 
@@ -238,7 +242,7 @@ func xattrSpace(name string) (space int, rest string, err error) {
 	if !isSystemXattr(name) {
 		return 0, "", linuxEOPNOTSUPP
 	}
-	return unix.EXTATTR_NAMESPACE_SYSTEM, name, nil
+	return unix.EXTATTR_NAMESPACE_SYSTEM, systemXattr + name, nil
 }
 
 func isSystemXattr(name string) bool {
@@ -309,9 +313,7 @@ func hostGetXattr(fd int, typ uint32, name string) (value []byte, err error) {
 func hostListXattr(fd int, typ uint32) (list []byte, err error) {
 	err = withXattrs(fd, typ, func(fd int) error {
 		list = nil
-		for space, prefix := range map[int]string{
-			unix.EXTATTR_NAMESPACE_USER: userXattr, unix.EXTATTR_NAMESPACE_SYSTEM: "",
-		} {
+		for _, space := range []int{unix.EXTATTR_NAMESPACE_USER, unix.EXTATTR_NAMESPACE_SYSTEM} {
 			buf := make([]byte, maxXattrSize)
 			n, err := extattr(unix.SYS_EXTATTR_LIST_FD, fd, space, "", buf)
 			if err != nil {
@@ -320,10 +322,14 @@ func hostListXattr(fd int, typ uint32) (list []byte, err error) {
 			for rest := buf[:n]; len(rest) > 0 && len(rest) > int(rest[0]); {
 				name := rest[1 : 1+int(rest[0])]
 				rest = rest[1+int(rest[0]):]
-				if prefix == "" && !isSystemXattr(string(name)) {
-					continue // FreeBSD's own, such as ACLs
+				linux := userXattr + string(name)
+				if space == unix.EXTATTR_NAMESPACE_SYSTEM {
+					var ok bool
+					if linux, ok = strings.CutPrefix(string(name), systemXattr); !ok || !isSystemXattr(linux) {
+						continue // FreeBSD's own, such as ACLs
+					}
 				}
-				list = append(append(append(list, prefix...), name...), 0)
+				list = append(append(list, linux...), 0)
 			}
 		}
 		return nil

@@ -35,7 +35,7 @@ const (
 )
 
 // callTimeout bounds the lab's own calls to containerd.
-const callTimeout = time.Minute
+var callTimeout = Patience(time.Minute)
 
 // Lab is a containerd in the world that Enter made. It is safe for concurrent
 // use, except that restarting containerd is one caller's business at a time.
@@ -82,6 +82,12 @@ func Start(ctx context.Context) (_ *Lab, err error) {
 	if l.daemon, err = newDaemon(l); err != nil {
 		return nil, err
 	}
+	defer func() {
+		// Where the world does not end with this process.
+		if err != nil && l.daemon.cmd != nil {
+			err = errors.Join(err, l.daemon.stop(context.WithoutCancel(ctx)))
+		}
+	}()
 	if err := l.StartContainerd(ctx); err != nil {
 		return nil, err
 	}
