@@ -36,7 +36,10 @@ are busybox and a small web server under those names.`,
 	{
 		name: "shimtest", title: "shimtest",
 		about: `containerd's suite for shims, without containerd: the Task API as the shim's
-socket has it, and no process of the shim left after each part.`,
+socket has it. Its look for processes that are left finds those of tests that
+never ask for the shim's end (FastExitInit, FastExitOutput,
+ExecOutputDrainAfterExit, and those that skip or fail), with runc's shim as well;
+the labs of this repository look for processes after every test.`,
 		run: shimtest,
 	},
 	{
