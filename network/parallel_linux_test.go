@@ -267,8 +267,8 @@ func TestCheckAndRepair(t *testing.T) {
 	r.in(r.host, func() error {
 		links, _ := netlink.LinkList()
 		removed, err := r.net.GC(t.Context(), nil)
-		if len(removed) > 0 {
-			t.Errorf("GC removed %q of what has records, of %d links", removed, len(links))
+		if err != nil || len(removed) > 0 {
+			t.Errorf("GC removed %q of what has records, of %d links (%v)", removed, len(links), err)
 		}
 		// What has no record goes.
 		tap := h.tap(fromNumber(number(a.Address) ^ 1))
