@@ -42,6 +42,10 @@ func TestZFS(t *testing.T) {
 		r.ctx = context.WithoutCancel(r.ctx)
 		restart(func() { r.zfs("destroy", "-R", "-f", dataset) })
 	})
+	// What is reported once is not reported again, and this is the test's own.
+	if err := r.Leaks(r.ctx); err == nil {
+		r.Error("the dataset is not mounted")
+	}
 	img, err := r.Client.GetImage(r.ctx, lab.Image)
 	if err != nil {
 		r.Fatal(err)
