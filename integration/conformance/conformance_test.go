@@ -91,3 +91,16 @@ func TestReasonsFile(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestSecondTry(t *testing.T) {
+	reasons := &Reasons{Reason: []Reason{{Suite: "s", Outcome: Failed, Tests: []string{"known"}, Why: "w"}}}
+	first := []Result{{"fine", Passed, ""}, {"known", Failed, "a"}, {"late", Failed, "b"}, {"left out", Skipped, "c"}}
+	if got := reasons.Unexplained("s", first); !reflect.DeepEqual(got, []string{"late"}) {
+		t.Errorf("%q are to be run once more", got)
+	}
+	merged := Merge(first, []Result{{"late", Passed, ""}, {"of another group", Passed, ""}})
+	want := []Result{{"fine", Passed, ""}, {"known", Failed, "a"}, {"late", Passed, ""}, {"left out", Skipped, "c"}}
+	if !reflect.DeepEqual(merged, want) || first[2].Outcome != Failed {
+		t.Errorf("got %v of %v", merged, first)
+	}
+}

@@ -56,6 +56,17 @@ func (all *Reasons) why(suite string, r Result) (Reason, bool) {
 	return Reason{}, false
 }
 
+// Unexplained are the names of the tests that failed without a reason.
+func (all *Reasons) Unexplained(suite string, results []Result) []string {
+	var names []string
+	for _, r := range results {
+		if _, ok := all.why(suite, r); r.Outcome == Failed && !ok {
+			names = append(names, r.Name)
+		}
+	}
+	return names
+}
+
 func matches(pattern, name string) bool {
 	ok, err := path.Match(pattern, name)
 	return pattern == name || err == nil && ok

@@ -29,6 +29,18 @@ type Result struct {
 	Message string
 }
 
+// Merge is first with the results of a second try in the place of those of the
+// same tests.
+func Merge(first, second []Result) []Result {
+	merged := slices.Clone(first)
+	for _, r := range second {
+		if i := slices.IndexFunc(merged, func(m Result) bool { return m.Name == r.Name }); i >= 0 {
+			merged[i] = r
+		}
+	}
+	return merged
+}
+
 // ReadJUnit reads the report of a Ginkgo suite, like critest. Tests that a
 // filter of the command line left out are not results.
 func ReadJUnit(r io.Reader) ([]Result, error) {

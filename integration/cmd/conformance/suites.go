@@ -12,6 +12,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,6 +25,8 @@ import (
 type suite struct {
 	name, title, about string
 	run                func(context.Context, *lab.Lab, options, io.Writer) ([]conformance.Result, error)
+	// only is the focus that selects the tests of these names.
+	only func(names []string) string
 }
 
 var suites = []suite{
@@ -31,7 +35,8 @@ var suites = []suite{
 		about: `Kubernetes' validation of container runtimes, through containerd's CRI with
 ` + "`sandboxer = \"shim\"`" + `. There is no way to a registry: the images that it names
 are busybox and a small web server under those names.`,
-		run: critest,
+		run:  critest,
+		only: anyOf,
 	},
 	{
 		name: "shimtest", title: "shimtest",
@@ -40,7 +45,8 @@ socket has it. Its look for processes that are left finds those of tests that
 never ask for the shim's end (FastExitInit, FastExitOutput,
 ExecOutputDrainAfterExit, and those that skip or fail), with runc's shim as well;
 the labs of this repository look for processes after every test.`,
-		run: shimtest,
+		run:  shimtest,
+		only: topLevel,
 	},
 	{
 		name: "nerdctl", title: "nerdctl",
@@ -48,8 +54,29 @@ the labs of this repository look for processes after every test.`,
 (` + "`integration/nerdctl_linux_test.go`" + `) through the program as it is. Beside
 these, ` + "`TestClients`" + ` runs one description of a case through ctr, nerdctl and
 crictl.`,
-		run: nerdctl,
+		run:  nerdctl,
+		only: topLevel,
 	},
+}
+
+// anyOf is a pattern for the names as they are.
+func anyOf(names []string) string {
+	quoted := make([]string, len(names))
+	for i, name := range names {
+		quoted[i] = regexp.QuoteMeta(name)
+	}
+	return strings.Join(quoted, "|")
+}
+
+// topLevel is a pattern for go test, which selects by each level apart: the
+// tests as a whole that have the names below them.
+func topLevel(names []string) string {
+	tops := make([]string, len(names))
+	for i, name := range names {
+		tops[i], _, _ = strings.Cut(name, "/")
+	}
+	slices.Sort(tops)
+	return "^(" + anyOf(slices.Compact(tops)) + ")$"
 }
 
 // suiteTimeout bounds one suite.
