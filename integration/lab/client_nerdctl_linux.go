@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -85,8 +86,9 @@ func (c *NerdctlClient) run(ctx context.Context, ct Container, flags ...string) 
 func (c *NerdctlClient) Run(ctx context.Context, ct Container) (result Result, err error) {
 	// It is removed even if the time is up.
 	defer func() { err = errors.Join(err, c.Remove(context.WithoutCancel(ctx), ct.ID)) }()
-	if err := c.Start(ctx, ct); err != nil {
-		return Result{}, err
+	started, err := ok(c.lab.Complete(c.run(ctx, ct, "--detach")))
+	if err != nil {
+		return started, err
 	}
 	ended, err := c.do(ctx, "wait", ct.ID)
 	if err != nil {
@@ -96,11 +98,37 @@ func (c *NerdctlClient) Run(ctx context.Context, ct Container) (result Result, e
 	if err != nil {
 		return ended, fmt.Errorf("exit code of %s: %w", ct.ID, err)
 	}
+	if err := awaitLogger(ctx, strings.TrimSpace(started.Stdout)); err != nil {
+		return ended, fmt.Errorf("logger of %s: %w", ct.ID, err)
+	}
 	if result, err = c.do(ctx, "logs", ct.ID); err != nil {
 		return result, err
 	}
 	result.Code = code
 	return result, nil
+}
+
+// awaitLogger returns when nerdctl's logger of the container with this id has
+// ended: it writes the last of the output after the container's exit is known,
+// and `nerdctl logs` shows what is there.
+func awaitLogger(ctx context.Context, id string) error {
+	return Eventually(ctx, func() error {
+		all, err := Processes()
+		if err != nil {
+			return err
+		}
+		for _, p := range all {
+			if !slices.Contains(p.Args, "_NERDCTL_INTERNAL_LOGGING") {
+				continue
+			}
+			// It may have ended since.
+			env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", p.Pid))
+			if err == nil && strings.Contains(string(env), "CONTAINER_ID="+id+"\x00") {
+				return fmt.Errorf("process %d still writes", p.Pid)
+			}
+		}
+		return nil
+	})
 }
 
 // Start implements Client.
