@@ -47,7 +47,8 @@ func (r *rig) beyond() {
 		r.Fatal(err)
 	}
 	r.Cleanup(func() {
-		if err := netlink.LinkDel(veth); err != nil {
+		// It may have gone with the namespace that its peer was in.
+		if err := netlink.LinkDel(veth); err != nil && !errors.Is(err, unix.ENODEV) {
 			r.Error(err)
 		}
 	})
