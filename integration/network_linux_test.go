@@ -47,8 +47,7 @@ func (r *rig) beyond() {
 		r.Fatal(err)
 	}
 	r.Cleanup(func() {
-		// It may have gone with the namespace that its peer was in.
-		if err := netlink.LinkDel(veth); err != nil && !errors.Is(err, unix.ENODEV) {
+		if err := netlink.LinkDel(veth); err != nil {
 			r.Error(err)
 		}
 	})
@@ -187,7 +186,8 @@ func testNamespaceOfTheHost(r *rig) {
 		r.Fatal(err)
 	}
 	r.Cleanup(func() {
-		if err := netlink.LinkDel(veth); err != nil {
+		// It may have gone with the namespace that its peer was in.
+		if err := netlink.LinkDel(veth); err != nil && !errors.Is(err, unix.ENODEV) {
 			r.Error(err)
 		}
 	})
