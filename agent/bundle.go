@@ -24,25 +24,14 @@ import (
 
 // bundles is the Bundle service: it makes the directories that tasks run from.
 type bundles struct {
-	shares *streams
+	mounter
 	// provide makes what a config.json names of what the machine's containers
-	// share. It, dir and mount are the real ones but in tests.
+	// share. It and dir are the real ones but in tests.
 	provide func(config []byte) error
 	dir     func(id string) string
-	mount   func(ctx context.Context, conn stream, target string, s *agentv1.Share) (unmounter, error)
 
 	mu   sync.Mutex
 	byID map[string]*bundle
-}
-
-// unmounter is a mounted share.
-type unmounter interface {
-	// Unmount writes back what is not yet written and unmounts. When ctx ends
-	// first, the connection is cut, and the data with it.
-	Unmount(ctx context.Context) error
-	// WriteBack writes back what is not yet written. It waits for the host for
-	// as long as the connection is there.
-	WriteBack() error
 }
 
 type bundle struct {
@@ -60,10 +49,9 @@ const (
 
 func newBundles(shares *streams, provide func(config []byte) error) *bundles {
 	return &bundles{
-		shares:  shares,
+		mounter: mounter{shares: shares, mount: mountShare},
 		provide: provide,
 		dir:     agentproto.BundleDir,
-		mount:   mountShare,
 		byID:    map[string]*bundle{},
 	}
 }
@@ -111,15 +99,7 @@ func (b *bundles) build(ctx context.Context, bun *bundle, r *agentv1.CreateBundl
 		return err
 	}
 	for _, s := range r.Shares {
-		target := filepath.Join(dir, s.Target)
-		if err := os.MkdirAll(target, 0o711); err != nil {
-			return err
-		}
-		conn, err := b.shares.claim(s.Stream)
-		if err != nil {
-			return fmt.Errorf("share %s: %w", s.Target, err)
-		}
-		m, err := b.mount(ctx, conn, target, s)
+		m, err := b.mountAt(ctx, filepath.Join(dir, s.Target), s)
 		if err != nil {
 			return fmt.Errorf("share %s: %w", s.Target, err)
 		}
@@ -255,8 +235,8 @@ func validateBundle(r *agentv1.CreateBundleRequest) error {
 	}
 	var targets []string
 	for _, s := range r.Shares {
-		if err := validateTarget(s.GetTarget()); err != nil {
-			return fmt.Errorf("bundle %s: %w", r.Id, err)
+		if s.GetTarget() != agentproto.RootfsTarget {
+			return fmt.Errorf("bundle %s: share target %q: want %q: %w", r.Id, s.GetTarget(), agentproto.RootfsTarget, errdefs.ErrInvalidArgument)
 		}
 		if slices.Contains(targets, s.Target) {
 			return fmt.Errorf("bundle %s: two shares for %q: %w", r.Id, s.Target, errdefs.ErrInvalidArgument)
@@ -265,22 +245,6 @@ func validateBundle(r *agentv1.CreateBundleRequest) error {
 			return fmt.Errorf("bundle %s: share %s: cache mode %d: %w", r.Id, s.Target, s.Cache, errdefs.ErrInvalidArgument)
 		}
 		targets = append(targets, s.Target)
-	}
-	return nil
-}
-
-// validateTarget allows the two kinds of target that there are. Neither can
-// leave the bundle, nor lie in another share.
-func validateTarget(target string) error {
-	if target == "rootfs" {
-		return nil
-	}
-	name, ok := strings.CutPrefix(target, "volumes/")
-	if !ok {
-		return fmt.Errorf(`share target %q: want "rootfs" or "volumes/NAME": %w`, target, errdefs.ErrInvalidArgument)
-	}
-	if err := identifiers.Validate(name); err != nil {
-		return fmt.Errorf("share target %q: %w", target, err)
 	}
 	return nil
 }

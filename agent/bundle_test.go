@@ -55,10 +55,11 @@ func (m fakeMount) Unmount(context.Context) error {
 	if m.f.stuck {
 		return unix.EBUSY
 	}
-	if last := m.f.mounted[len(m.f.mounted)-1]; last != m.target {
-		return errors.New("unmounted out of order: " + m.target + " before " + last)
+	i := slices.Index(m.f.mounted, m.target)
+	if i < 0 {
+		return errors.New("not mounted: " + m.target)
 	}
-	m.f.mounted = m.f.mounted[:len(m.f.mounted)-1]
+	m.f.mounted = slices.Delete(m.f.mounted, i, i+1)
 	return nil
 }
 
@@ -84,10 +85,10 @@ func (f *fakeMounts) request(t *testing.T, id string, targets ...string) *agentv
 func TestBundleLife(t *testing.T) {
 	f := newFakeMounts(t)
 	b := f.bundles
-	if _, err := b.Create(t.Context(), f.request(t, "c1", "rootfs", "volumes/0", "volumes/1")); err != nil {
+	if _, err := b.Create(t.Context(), f.request(t, "c1", "rootfs")); err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{"rootfs", "volumes/0", "volumes/1"}; !slices.Equal(f.mounted, want) {
+	if want := []string{"rootfs"}; !slices.Equal(f.mounted, want) {
 		t.Errorf("mounted %v, want %v", f.mounted, want)
 	}
 	if _, err := b.Create(t.Context(), f.request(t, "c1")); !errdefs.IsAlreadyExists(err) {
@@ -106,7 +107,7 @@ func TestBundleLife(t *testing.T) {
 	if _, err := b.WriteBack(t.Context(), &agentv1.WriteBackRequest{Id: "c1"}); err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{"rootfs", "volumes/0", "volumes/1"}; !slices.Equal(f.written, want) {
+	if want := []string{"rootfs"}; !slices.Equal(f.written, want) {
 		t.Errorf("written back %v, want %v", f.written, want)
 	}
 	b.unuse("c1")
@@ -132,9 +133,9 @@ func TestBundleLife(t *testing.T) {
 
 func TestBundleCreateIsAllOrNothing(t *testing.T) {
 	f := newFakeMounts(t)
-	f.refuse = "volumes/1"
-	_, err := f.bundles.Create(t.Context(), f.request(t, "c1", "rootfs", "volumes/0", "volumes/1"))
-	if !errors.Is(err, unix.EIO) || !strings.Contains(err.Error(), "volumes/1") {
+	f.refuse = "rootfs"
+	_, err := f.bundles.Create(t.Context(), f.request(t, "c1", "rootfs"))
+	if !errors.Is(err, unix.EIO) || !strings.Contains(err.Error(), "rootfs") {
 		t.Errorf("got %v; want EIO, and what failed", err)
 	}
 	if len(f.mounted) > 0 {
@@ -159,7 +160,7 @@ func TestBundleCreateUnknownStream(t *testing.T) {
 
 func TestBundleDeleteFailsAndIsRepeated(t *testing.T) {
 	f := newFakeMounts(t)
-	if _, err := f.bundles.Create(t.Context(), f.request(t, "c1", "rootfs", "volumes/0")); err != nil {
+	if _, err := f.bundles.Create(t.Context(), f.request(t, "c1", "rootfs")); err != nil {
 		t.Fatal(err)
 	}
 	f.stuck = true
@@ -198,10 +199,8 @@ func TestBundleValidation(t *testing.T) {
 		"bundle itself":          share("."),
 		"absolute":               share("/etc"),
 		"parent":                 share(".."),
-		"way out":                share("volumes/../../etc"),
-		"volumes":                share("volumes"),
-		"below volume":           share("volumes/0/x"),
-		"volume dots":            share("volumes/.."),
+		"way out":                share("rootfs/../../etc"),
+		"volume":                 share("volumes/0"),
 		"in rootfs":              share("rootfs/etc"),
 		"config.json":            share("config.json"),
 		"trailing":               share("rootfs/"),

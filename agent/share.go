@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -27,6 +28,42 @@ const (
 	mountTimeout   = 30 * time.Second
 	unmountTimeout = 30 * time.Second
 )
+
+// unmounter is a mounted share.
+type unmounter interface {
+	// Unmount writes back what is not yet written and unmounts. When ctx ends
+	// first, the connection is cut, and the data with it.
+	Unmount(ctx context.Context) error
+	// WriteBack writes back what is not yet written. It waits for the host for
+	// as long as the connection is there.
+	WriteBack() error
+}
+
+// mounter mounts shares for the services whose requests name them.
+type mounter struct {
+	shares *streams
+	// mount takes conn over. It is mountShare but in tests.
+	mount func(ctx context.Context, conn stream, target string, s *agentv1.Share) (unmounter, error)
+}
+
+// mountAt makes the directory target and mounts s there. On an error there is
+// no such directory. NotFound if the host has opened no such stream.
+func (m mounter) mountAt(ctx context.Context, target string, s *agentv1.Share) (unmounter, error) {
+	conn, err := m.shares.claim(s.Stream)
+	if err != nil {
+		return nil, err
+	}
+	// Searchable by all, since a container's root may be another user's.
+	if err := os.MkdirAll(target, 0o711); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	mounted, err := m.mount(ctx, conn, target, s)
+	if err != nil {
+		return nil, errors.Join(err, os.Remove(target))
+	}
+	return mounted, nil
+}
 
 // share is a mounted 9p tree.
 type share struct {

@@ -4,7 +4,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -21,10 +20,9 @@ import (
 // once: then they share its cache, its locks, and the sockets and FIFOs in it,
 // of which two mounts of one tree know nothing.
 type volumes struct {
-	shares *streams
-	// dir and mount are the real ones but in tests.
-	dir   func(name string) string
-	mount func(ctx context.Context, conn stream, target string, s *agentv1.Share) (unmounter, error)
+	mounter
+	// dir is the real one but in tests.
+	dir func(name string) string
 
 	mu     sync.Mutex
 	byName map[string]*volume
@@ -36,10 +34,9 @@ type volume struct{ mounted unmounter }
 
 func newVolumes(shares *streams) *volumes {
 	return &volumes{
-		shares: shares,
-		dir:    agentproto.VolumeDir,
-		mount:  mountShare,
-		byName: map[string]*volume{},
+		mounter: mounter{shares: shares, mount: mountShare},
+		dir:     agentproto.VolumeDir,
+		byName:  map[string]*volume{},
 	}
 }
 
@@ -47,10 +44,6 @@ func newVolumes(shares *streams) *volumes {
 func (s *volumes) Mount(ctx context.Context, r *agentv1.MountVolumeRequest) (*emptypb.Empty, error) {
 	if err := identifiers.Validate(r.Name); err != nil {
 		return nil, err
-	}
-	conn, err := s.shares.claim(r.Stream)
-	if err != nil {
-		return nil, fmt.Errorf("volume %s: %w", r.Name, err)
 	}
 	v := &volume{}
 	s.mu.Lock()
@@ -60,11 +53,10 @@ func (s *volumes) Mount(ctx context.Context, r *agentv1.MountVolumeRequest) (*em
 	}
 	s.mu.Unlock()
 	if taken {
-		conn.Close()
 		return nil, fmt.Errorf("volume %s: %w", r.Name, errdefs.ErrAlreadyExists)
 	}
 
-	mounted, err := s.mountAt(ctx, conn, r)
+	mounted, err := s.mountAt(ctx, s.dir(r.Name), &agentv1.Share{Stream: r.Stream, ReadOnly: r.ReadOnly})
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
@@ -73,21 +65,6 @@ func (s *volumes) Mount(ctx context.Context, r *agentv1.MountVolumeRequest) (*em
 	}
 	v.mounted = mounted
 	return &emptypb.Empty{}, nil
-}
-
-// mountAt takes conn over.
-func (s *volumes) mountAt(ctx context.Context, conn stream, r *agentv1.MountVolumeRequest) (unmounter, error) {
-	target := s.dir(r.Name)
-	// Searchable by all, since a container's root may be another user's.
-	if err := os.MkdirAll(target, 0o711); err != nil {
-		conn.Close()
-		return nil, err
-	}
-	m, err := s.mount(ctx, conn, target, &agentv1.Share{Stream: r.Stream, ReadOnly: r.ReadOnly})
-	if err != nil {
-		return nil, errors.Join(err, os.Remove(target))
-	}
-	return m, nil
 }
 
 // Unmount implements agentv1.VolumesService.

@@ -69,6 +69,7 @@ func TestVolumeLife(t *testing.T) {
 	if err := s.mountTest(t, "v"); !errdefs.IsAlreadyExists(err) {
 		t.Errorf("a second volume of that name: %v", err)
 	}
+	s.shares.claim("stream")
 	unmount := func() error {
 		_, err := s.Unmount(t.Context(), &agentv1.UnmountVolumeRequest{Name: "v"})
 		return err

@@ -41,8 +41,11 @@ var (
 // BundleDir is the directory in the guest of the bundle with this id.
 func BundleDir(id string) string { return path.Join("/run/bundles", id) }
 
+// RootfsTarget is the only place in a bundle that a share can be mounted at.
+const RootfsTarget = "rootfs"
+
 // RootfsDir is where the agent mounts the root filesystem of bundle id.
-func RootfsDir(id string) string { return path.Join(BundleDir(id), "rootfs") }
+func RootfsDir(id string) string { return path.Join(BundleDir(id), RootfsTarget) }
 
 // VolumeDir is where the agent mounts the volume with this name.
 func VolumeDir(name string) string { return path.Join("/run/volumes", name) }

@@ -332,8 +332,7 @@ type Share struct {
 	// stream is the id of a connection that the host has already opened on
 	// agentproto.PortNinep.
 	Stream string `protobuf:"bytes,1,opt,name=stream,proto3" json:"stream,omitempty"`
-	// target is where the tree is mounted, relative to the bundle: "rootfs" or
-	// "volumes/N". It may not leave the bundle.
+	// target is where the tree is mounted, relative to the bundle: "rootfs".
 	Target        string `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
 	ReadOnly      bool   `protobuf:"varint,3,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
 	Cache         Cache  `protobuf:"varint,4,opt,name=cache,proto3,enum=containerd.bhyve.agent.v1.Cache" json:"cache,omitempty"`

@@ -25,7 +25,7 @@ var guestFilesystems = []string{"proc", "sysfs", "tmpfs", "devpts", "devtmpfs", 
 func translateRoot(t *translation) error {
 	t.guest.Shares = append(t.guest.Shares, Share{
 		Source:    t.rootfs,
-		Target:    "rootfs",
+		Target:    agentproto.RootfsTarget,
 		Exclusive: true,
 	})
 	t.spec.Root.Path = agentproto.RootfsDir(t.id)
