@@ -44,7 +44,7 @@ integration() {
 	fi
 	(cd integration && PATH=$PATH:/sbin:/usr/sbin ./integration.test -test.v -test.timeout=$((60 * ${BHYVE_LAB_SLOW:-1}))m "$@") || code=$?
 	# The tests look for themselves; this is in case they were ended.
-	left=$(ls /dev/vmm 2>/dev/null; ifconfig -g bhyvelink; pgrep -fl 'containerd-shim-bhyve|bhyve: csb-' || :)
+	left=$(ls /dev/vmm 2>/dev/null || :; ifconfig -g bhyvelink || :; pgrep -fl 'containerd-shim-bhyve|bhyve: csb-' || :)
 	[ -z "$left" ] || { echo "left behind: $left" >&2 && return 1; }
 	return $code
 }

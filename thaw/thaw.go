@@ -13,18 +13,11 @@ import (
 	"fmt"
 	"time"
 
-	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
 	agentv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto/v1"
 )
-
-// MaxClockError is how far the guest's wall clock may be from the host's.
-const MaxClockError = 10 * time.Millisecond
-
-// maxCorrections bounds the exchanges by which the clock is set right.
-const maxCorrections = 8
 
 // Identity is who the machine is from now on.
 type Identity struct {
@@ -39,16 +32,8 @@ type Proof struct {
 	BootID, MachineID, Hostname string
 	// Uptime is the time since the guest's kernel started.
 	Uptime time.Duration
-	// ClockError is how far the guest's wall clock is ahead of the host's, give
-	// or take ClockBound: the way of a message takes unknown time each way.
-	ClockError, ClockBound time.Duration
-	// Corrections counts the exchanges that it took to get the clock right.
-	Corrections int
+	Clock  Clock
 }
-
-// ClockIsRight says whether the guest's clock is certain to be within
-// MaxClockError of the host's.
-func (p Proof) ClockIsRight() bool { return p.ClockError.Abs()+p.ClockBound <= MaxClockError }
 
 // Do thaws a machine: one exchange where the link is fast, and a few more for
 // the clock where it is not. A clock that could not be set right is no error: see
@@ -81,47 +66,10 @@ func Do(ctx context.Context, agent agentv1.ThawService, id Identity) (Proof, err
 	// went as the host's: what is missing is the time on the way there and back.
 	guest := resp.Clock.AsTime().Sub(now)
 	e := interval{guest - time.Since(now), 0}
-	for p.ClockError, p.ClockBound = e.middle(); !p.ClockIsRight() && p.Corrections < maxCorrections; p.ClockError, p.ClockBound = e.middle() {
-		p.Corrections++
-		if e, err = correct(ctx, agent, now, e); err != nil {
-			return p, fmt.Errorf("thaw: %w", err)
-		}
+	if p.Clock, err = correct(ctx, agent, now, e, Clock.isUncertain); err != nil {
+		return p, fmt.Errorf("thaw: %w", err)
 	}
 	return p, nil
-}
-
-// correct takes from the guest's clock the error that it is known to have, and
-// measures what is left. base is a reading of the host's clock.
-func correct(ctx context.Context, agent agentv1.ThawService, base time.Time, e interval) (interval, error) {
-	was, _ := e.middle()
-	sent := time.Since(base)
-	resp, err := agent.Clock(ctx, &agentv1.ClockRequest{Step: durationpb.New(-was)})
-	if err != nil {
-		return e, err
-	}
-	received := time.Since(base)
-	guest := resp.Clock.AsTime().Sub(base)
-	// It was read at some time between sent and received.
-	measured := interval{guest - received, guest - sent}
-	return measured.within(interval{e.from - was, e.to - was}), nil
-}
-
-// interval is where an error is certain to be.
-type interval struct{ from, to time.Duration }
-
-func (i interval) middle() (at, bound time.Duration) {
-	bound = (i.to - i.from) / 2
-	return i.from + bound, bound
-}
-
-// within is what both have in common. Where that is nothing, as of a clock that
-// somebody else has set meanwhile, the later one counts.
-func (i interval) within(before interval) interval {
-	both := interval{max(i.from, before.from), min(i.to, before.to)}
-	if both.from > both.to {
-		return i
-	}
-	return both
 }
 
 // random returns n bytes in hexadecimal.

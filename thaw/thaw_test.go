@@ -81,15 +81,50 @@ func TestClock(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if p.ClockIsRight() != tc.right || p.Corrections != tc.corrections {
+				if p.Clock.IsRight() != tc.right || p.Clock.Corrections != tc.corrections {
 					t.Errorf("%+v", p)
 				}
 				// What it says of the error is true in any case.
-				if off := (g.ahead - p.ClockError).Abs(); off > p.ClockBound {
-					t.Errorf("the clock is %v ahead, proof says %v ± %v", g.ahead, p.ClockError, p.ClockBound)
+				if off := (g.ahead - p.Clock.Error).Abs(); off > p.Clock.Bound {
+					t.Errorf("the clock is %v ahead, proof says %v ± %v", g.ahead, p.Clock.Error, p.Clock.Bound)
 				}
 				if tc.right && g.ahead.Abs() > MaxClockError {
 					t.Errorf("the clock is %v ahead", g.ahead)
+				}
+			})
+		})
+	}
+}
+
+// TestClockOfAWorkload is that a step is made only where it is needed for certain.
+func TestClockOfAWorkload(t *testing.T) {
+	const off = 3 * time.Second
+	for name, tc := range map[string]struct {
+		ahead       time.Duration
+		there, back []time.Duration
+		stepped     bool
+	}{
+		"right":                            {0, ms(1), ms(1), false},
+		"a little ahead":                   {9 * time.Millisecond, ms(0), ms(0), false},
+		"behind, as one that stood still":  {-off, ms(1), ms(1), true},
+		"ahead":                            {off, ms(1), ms(1), true},
+		"maybe behind, over a slow link":   {-20 * time.Millisecond, ms(50), ms(50), false},
+		"surely behind, over a slow link":  {-off, ms(50), ms(50), true},
+		"slow, and not the same both ways": {-off, ms(80), ms(5), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := &fakeGuest{ahead: tc.ahead, there: tc.there, back: tc.back}
+				read, err := ReadClock(t.Context(), g)
+				if err != nil || g.ahead != tc.ahead || read.IsWrong() != tc.stepped {
+					t.Errorf("read %+v, %v of a clock that is %v ahead", read, err, tc.ahead)
+				}
+				c, err := SetClock(t.Context(), g)
+				if err != nil || c.IsWrong() || (g.ahead-c.Error).Abs() > c.Bound {
+					t.Errorf("%+v, %v of a clock that is %v ahead", c, err, g.ahead)
+				}
+				if stepped := g.ahead != tc.ahead; stepped != tc.stepped || stepped != (c.Corrections > 0) {
+					t.Errorf("stepped from %v to %v ahead, %+v", tc.ahead, g.ahead, c)
 				}
 			})
 		})

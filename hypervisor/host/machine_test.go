@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/proc"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/thaw"
 )
 
 // These are what a machine has to do whatever it is made of: the same tests run
@@ -19,6 +20,10 @@ import (
 
 // silence is how long a parked machine is listened to.
 const silence = 300 * time.Millisecond
+
+// standing is how long a machine stands still whose clock is read: ACPI's timer of
+// 24 bits goes round in less.
+const standing = 6 * time.Second
 
 // TestParkAndUnpark proves each time that nothing of the machine runs, and that
 // all of it runs again.
@@ -63,6 +68,43 @@ func TestParkAndUnpark(t *testing.T) {
 			t.Errorf("round %d: uptime went back from %v to %v", i, before.Uptime.AsDuration(), after.Uptime.AsDuration())
 		}
 		before = after
+	}
+}
+
+// TestClockAfterParking has a machine stand still for longer than its timers
+// count, and reads its clock before and after it is set.
+func TestClockAfterParking(t *testing.T) {
+	r := boot(t, func(c *hypervisor.Config) { c.VCPUs = 1 })
+	parker, ok := r.Machine.(hypervisor.Parker)
+	if !ok {
+		t.Skip("this system's machines cannot be parked")
+	}
+	if _, err := thaw.Do(testContext(t), r.thaw, thaw.Identity{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := parker.Park(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	<-time.After(standing)
+	if err := parker.Unpark(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	before, err := thaw.ReadClock(testContext(t), r.thaw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := thaw.SetClock(testContext(t), r.thaw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := thaw.ReadClock(testContext(t), r.thaw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("the clock, ahead of the host's: right after unparking %v ± %v; set, by %d steps, %v ± %v; read again %v ± %v",
+		before.Error, before.Bound, set.Corrections, set.Error, set.Bound, after.Error, after.Bound)
+	if after.IsWrong() {
+		t.Errorf("the clock is %v ahead, give or take %v, after it was set", after.Error, after.Bound)
 	}
 }
 

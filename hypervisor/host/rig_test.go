@@ -60,6 +60,7 @@ type rig struct {
 	cfg    hypervisor.Config
 	book   *receipt.Book
 	system agentv1.SystemService
+	thaw   agentv1.ThawService
 }
 
 func testConfig(t *testing.T) hypervisor.Config {
@@ -131,7 +132,7 @@ func (r *rig) connect() agentv1.SystemService {
 	}
 	client := ttrpc.NewClient(conn)
 	r.Cleanup(func() { client.Close() })
-	r.system = agentv1.NewSystemClient(client)
+	r.system, r.thaw = agentv1.NewSystemClient(client), agentv1.NewThawClient(client)
 	r.greet(testContext(r.T))
 	return r.system
 }

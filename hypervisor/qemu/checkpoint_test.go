@@ -182,9 +182,9 @@ func thawed(t *testing.T, b booted) thaw.Proof {
 		t.Fatal(err)
 	}
 	t.Logf("thawed in %v: boot id %s, clock %v ahead, give or take %v, after %d corrections",
-		time.Since(began), p.BootID, p.ClockError, p.ClockBound, p.Corrections)
-	if !p.ClockIsRight() {
-		t.Errorf("the clock is %v ahead, give or take %v", p.ClockError, p.ClockBound)
+		time.Since(began), p.BootID, p.Clock.Error, p.Clock.Bound, p.Clock.Corrections)
+	if !p.Clock.IsRight() {
+		t.Errorf("the clock is %v ahead, give or take %v", p.Clock.Error, p.Clock.Bound)
 	}
 	return p
 }

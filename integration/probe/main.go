@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/integration/pattern"
 )
@@ -26,6 +27,7 @@ var commands = map[string]struct {
 	"gen":     {"gen BYTES: write the pattern to standard output", gen},
 	"sum":     {"sum: length and SHA-256 of standard input", sum},
 	"boot":    {"boot: which kernel this is, and how long it has run, as JSON", boot},
+	"clock":   {"clock: the wall clock, in nanoseconds since 1970", func([]string) error { _, err := fmt.Println(time.Now().UnixNano()); return err }},
 	"euid":    {"euid [PREFIX]: print the effective user id", func(a []string) error { _, err := fmt.Println(a[0] + strconv.Itoa(os.Geteuid())); return err }},
 	"fs":      {"fs DIR: check file system semantics in an empty, writable DIR", func(a []string) error { return checkFS(a[0]) }},
 	"entries": {"entries DIR COUNT: check that DIR has the pattern's entries", entries},

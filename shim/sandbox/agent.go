@@ -73,11 +73,24 @@ func (a *agent) hello(ctx context.Context) (*agentv1.HelloResponse, error) {
 // become makes the machine one of its kind, and gives it the host's clock.
 func (a *agent) become(ctx context.Context) (thaw.Proof, error) {
 	p, err := thaw.Do(ctx, a.thaw, thaw.Identity{})
-	if err == nil && !p.ClockIsRight() {
-		log.G(ctx).WithField("clock_error", p.ClockError).WithField("give_or_take", p.ClockBound).
+	if err == nil && !p.Clock.IsRight() {
+		log.G(ctx).WithField("clock_error", p.Clock.Error).WithField("give_or_take", p.Clock.Bound).
 			Warn("the guest's clock may be wrong: the link is slow")
 	}
 	return p, err
+}
+
+// setClock gives the host's clock to a machine that has a workload. It is worth
+// the try, and no more: what asked for it does not fail with it.
+func (a *agent) setClock(ctx context.Context) {
+	c, err := thaw.SetClock(ctx, a.thaw)
+	logger := log.G(ctx).WithField("clock_error", c.Error).WithField("give_or_take", c.Bound)
+	switch {
+	case err != nil:
+		logger.WithError(err).Warn("the guest's clock could not be looked at")
+	case c.Corrections > 0:
+		logger.WithField("corrections", c.Corrections).Info("the guest's clock was wrong and has been set")
+	}
 }
 
 func (a *agent) close() {

@@ -45,6 +45,7 @@ type fakeAgent struct {
 	bundles        map[string]bool
 	volumes        map[string]bool
 	volumesMounted int
+	clockAhead     time.Duration
 	configs        map[string][]byte // of bundles, by id
 	pod            *agentv1.ConfigurePodRequest
 	tasks          map[string]bool // "container/exec"
@@ -396,7 +397,14 @@ func (f fakeThaw) Thaw(_ context.Context, r *agentv1.ThawRequest) (*agentv1.Thaw
 }
 
 func (f fakeThaw) Clock(_ context.Context, r *agentv1.ClockRequest) (*agentv1.ClockResponse, error) {
-	return &agentv1.ClockResponse{Clock: timestamppb.Now()}, f.answer("thaw.Clock", func() error { return nil })
+	resp := new(agentv1.ClockResponse)
+	return resp, f.answer("thaw.Clock", func() error {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.clockAhead += r.Step.AsDuration()
+		resp.Clock = timestamppb.New(time.Now().Add(f.clockAhead))
+		return nil
+	})
 }
 
 // PowerOff leaves the machine running: the host has to end it.

@@ -45,12 +45,16 @@ func (c *Container) Pause(ctx context.Context) error {
 
 // Resume lets the processes of a paused container run on. When it returns, the
 // event is queued for containerd.
+//
+// Meanwhile the host, or whoever looks after it, may have stopped the machine, and
+// its clock with it: the processes are given the right time.
 func (c *Container) Resume(ctx context.Context) error {
 	p, err := c.process("")
 	if err != nil {
 		return err
 	}
 	err = c.call(ctx, "resume", func(ctx context.Context) error {
+		c.vm.agent.setClock(ctx)
 		_, err := c.vm.agent.task.Resume(ctx, &taskapi.ResumeRequest{ID: c.ID})
 		return err
 	})

@@ -54,6 +54,33 @@ func TestPauseAndResume(t *testing.T) {
 	b.inOrder("paused c1", "resumed c1", "paused c1", "exit c1/x1 137", "exit c1 137", "delete c1 137")
 }
 
+// TestResumeSetsTheClock before the processes run, and resumes in any case.
+func TestResumeSetsTheClock(t *testing.T) {
+	b := newBed(t)
+	c := b.running("c1")
+	agent := b.agent()
+	clock := func() time.Duration {
+		agent.mu.Lock()
+		defer agent.mu.Unlock()
+		return agent.clockAhead
+	}
+	agent.on("task.Resume", func(context.Context) error {
+		if ahead := clock(); ahead.Abs() > time.Second {
+			t.Errorf("resumed with a clock that is %v ahead", ahead)
+		}
+		return nil
+	})
+	must(t, c.Pause(b.within()))
+	agent.mu.Lock()
+	agent.clockAhead = -time.Hour
+	agent.mu.Unlock()
+	must(t, c.Resume(b.within()))
+
+	agent.on("thaw.Clock", refusal(errdefs.ErrInternal))
+	must(t, c.Pause(b.within()))
+	must(t, c.Resume(b.within()))
+}
+
 func TestAPauseThatFails(t *testing.T) {
 	t.Run("refused", func(t *testing.T) {
 		b := newBed(t)
