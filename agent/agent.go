@@ -61,6 +61,9 @@ func Run(ctx context.Context) error {
 	if err := mountAll(lateMounts); err != nil {
 		return err
 	}
+	if err := settleRuntime(imageRuntime, runtimeDir); err != nil {
+		return err
+	}
 	if err := linkDevices("/dev"); err != nil {
 		return err
 	}

@@ -46,8 +46,8 @@ func (r *rehearsal) Rehearse(ctx context.Context, _ *emptypb.Empty) (_ *emptypb.
 	if err := os.MkdirAll(rootfs, 0o711); err != nil {
 		return nil, err
 	}
-	// The guest's own root, without what is mounted in it: there is a program in it
-	// that ends by itself, the runtime.
+	// The guest's own root, without what is mounted in it: it has the libraries of a
+	// program that ends by itself, the runtime.
 	if err := unix.Mount("/", rootfs, "", unix.MS_BIND|unix.MS_RDONLY, ""); err != nil {
 		return nil, &os.PathError{Op: "bind", Path: rootfs, Err: err}
 	}
@@ -99,6 +99,7 @@ func rehearsalSpec(rootfs string) *specs.Spec {
 			{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"}},
 			{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
 			{Destination: "/run", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+			{Destination: runtimeDir, Type: "bind", Source: runtimeDir, Options: []string{"bind", "ro"}},
 		},
 		Linux: &specs.Linux{
 			CgroupsPath: "/" + rehearsalID,

@@ -25,8 +25,8 @@ import (
 )
 
 const (
-	// ociRuntime is the guest image's OCI runtime.
-	ociRuntime = "/bin/crun"
+	// ociRuntime is the guest image's OCI runtime, where settleRuntime puts it.
+	ociRuntime = runtimeDir + "/crun"
 	// ociRoot is where it keeps the state of containers.
 	ociRoot = "/run/oci"
 

@@ -30,6 +30,7 @@ func (r *Report) Markdown() string {
 			}
 		}
 	}
+	r.breakdownTable(&b)
 	r.ratios(&b)
 	r.costs(&b)
 	return b.String()

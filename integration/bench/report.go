@@ -43,6 +43,17 @@ type Sample struct {
 	Proof pattern.Boot `json:"proof"`
 	// Machine is what the shim said of the machine.
 	Machine *Origin `json:"machine,omitempty"`
+	// Steps are what the shim did, since the request to create the container
+	// reached it.
+	Steps []Step `json:"steps,omitempty"`
+}
+
+// Step is a part of the shim's work, in milliseconds. Steps may be parts of
+// others, and overlap.
+type Step struct {
+	Name  string  `json:"name"`
+	Begin float64 `json:"begin_ms"`
+	Took  float64 `json:"took_ms"`
 }
 
 // Origin is a machine by the words of the shim that has it.
@@ -88,12 +99,13 @@ const (
 	clockOwned     = "a: machine owned"
 	clockRunning   = "b: machine runs"
 	clockAgent     = "c: agent answered"
+	clockCreated   = "d: Task.Create returned"
 	clockStarted   = "d: Task.Start returned"
 	clockFirstByte = "d: first byte"
 	clockEnded     = "process has ended"
 )
 
-var clocks = []string{clockOwned, clockRunning, clockAgent, clockStarted, clockFirstByte, clockEnded}
+var clocks = []string{clockOwned, clockRunning, clockAgent, clockCreated, clockStarted, clockFirstByte, clockEnded}
 
 // Report is the outcome of a run: every sample, and where it was taken.
 type Report struct {

@@ -60,11 +60,16 @@ func (s *subject) boot(ctx context.Context, id string) (_ *Sample, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("create task %s: %w", id, err)
 	}
+	created := out.elapsed()
 	// By this object: it knows the pipes of its output, and removes them.
 	defer end(ctx, task, &err)
 	sample, err := s.measure(ctx, OpBoot, task, out)
-	if err != nil || s.path == "" {
-		return sample, err
+	if err != nil {
+		return nil, err
+	}
+	sample.Clocks[clockCreated] = created
+	if s.path == "" {
+		return sample, nil
 	}
 	return sample, s.addShim(ctx, sample, id, logged)
 }

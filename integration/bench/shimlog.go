@@ -10,11 +10,16 @@ import (
 	"strings"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/integration/lab"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/steps"
 )
 
-// shimMessage is what the shim logs once a machine is up, with these fields in
-// milliseconds since the request reached it.
-const shimMessage = "sandbox machine is up"
+// What the shim logs: once a machine is up, with the fields of shimClocks in
+// milliseconds since the request reached it; and once a container has started,
+// with its steps.
+const (
+	upMessage      = "sandbox machine is up"
+	startedMessage = "container has started"
+)
 
 var shimClocks = map[string]*regexp.Regexp{
 	clockOwned:   regexp.MustCompile(`\bt_owned=([\d.]+)`),
@@ -32,20 +37,8 @@ var (
 // addShim adds the clocks that only the shim has, and what it says of the
 // machine, from its log line for the sandbox id.
 func (s *subject) addShim(ctx context.Context, sample *Sample, id string, logged int64) error {
-	var line string
-	if err := lab.Eventually(ctx, func() error {
-		log, err := s.lab.LogSince(logged)
-		if err != nil {
-			return err
-		}
-		for l := range strings.Lines(log) {
-			if strings.Contains(l, shimMessage) && strings.Contains(l, " sandbox="+id+" ") {
-				line = l
-				return nil
-			}
-		}
-		return fmt.Errorf("no %q of sandbox %s in the log", shimMessage, id)
-	}); err != nil {
+	line, err := s.logged(ctx, logged, upMessage, "sandbox", id)
+	if err != nil {
 		return err
 	}
 	for clock, field := range shimClocks {
@@ -63,9 +56,48 @@ func (s *subject) addShim(ctx context.Context, sample *Sample, id string, logged
 		}
 		return ""
 	}
+	started, err := s.logged(ctx, logged, startedMessage, "container", id)
+	if err != nil {
+		return err
+	}
+	if sample.Steps, err = parseSteps(started); err != nil {
+		return err
+	}
 	sample.Machine = &Origin{ID: first(machineField), Path: first(pathField)}
 	sample.Machine.AgeMS, _ = strconv.ParseFloat(first(ageField), 64)
 	return s.prove(sample, first(bootIDField))
+}
+
+// logged is the line of the log, from an offset on, with this message and field.
+func (s *subject) logged(ctx context.Context, from int64, message, field, id string) (line string, err error) {
+	id = fmt.Sprintf(" %s=%s ", field, id)
+	err = lab.Eventually(ctx, func() error {
+		log, err := s.lab.LogSince(from)
+		if err != nil {
+			return err
+		}
+		for line = range strings.Lines(log) {
+			if strings.Contains(line, message) && strings.Contains(line, id) {
+				return nil
+			}
+		}
+		return fmt.Errorf("no %q with%sin the log", message, id)
+	})
+	return line, err
+}
+
+var stepsField = regexp.MustCompile(`\bsteps="([^"]*)"`)
+
+func parseSteps(line string) (list []Step, err error) {
+	m := stepsField.FindStringSubmatch(line)
+	if m == nil {
+		return nil, fmt.Errorf("no steps in %q", line)
+	}
+	noted, err := steps.Parse(m[1])
+	for _, s := range noted {
+		list = append(list, Step{Name: s.Name, Begin: milliseconds(s.Begin), Took: milliseconds(s.End - s.Begin)})
+	}
+	return list, err
 }
 
 // prove compares a sample with what it has to be: the machine that the shim

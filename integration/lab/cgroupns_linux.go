@@ -3,6 +3,7 @@ package lab
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,7 +26,11 @@ func enterCgroups(name string) error {
 		return err
 	}
 	for _, m := range mounts {
-		if err := join(m, filepath.Join(m.Mountpoint, name)); err != nil {
+		dir := filepath.Join(m.Mountpoint, name)
+		if err := join(m, dir); err != nil {
+			return fmt.Errorf("cgroup %s of %s: %w", name, m.Mountpoint, err)
+		}
+		if err := keepNice(dir); err != nil {
 			return fmt.Errorf("cgroup %s of %s: %w", name, m.Mountpoint, err)
 		}
 	}
@@ -69,6 +74,26 @@ func join(m *mountinfo.Info, dir string) error {
 		}
 	}
 	return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0)
+}
+
+// keepNice has a world of version 1 be as nice to what is outside of it as the
+// process that makes it: within a group the kernel compares processes with each
+// other, and the group as a whole is as any other process (sched(7), autogroup
+// has the same).
+func keepNice(dir string) error {
+	shares := filepath.Join(dir, "cpu.shares")
+	if _, err := os.Stat(shares); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	// getpriority(2): the system call's answer is 20 less the value.
+	raw, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+	if err != nil {
+		return os.NewSyscallError("getpriority", err)
+	}
+	// The same steps as between nice values (kernel/sched/core.c,
+	// sched_prio_to_weight), within what is allowed.
+	weight := 1024 * math.Pow(1.25, float64(raw-20))
+	return os.WriteFile(shares, []byte(strconv.Itoa(int(min(max(weight, 2), 1<<18)))), 0)
 }
 
 // hierarchy are the mount options that say which hierarchy m is: its controllers

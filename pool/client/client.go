@@ -18,6 +18,7 @@ import (
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/proc"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/steps"
 	poolv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/pool/api/v1"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
 )
@@ -135,9 +136,11 @@ func (c *Client) Claim(ctx context.Context, want Want, backend hypervisor.Backen
 	}
 	for attempt := 1; ; attempt++ {
 		began := time.Now()
+		end := steps.Begin(ctx, "claim")
 		offer, err := c.PoolClient.Claim(ctx, &poolv1.ClaimRequest{
 			Shape: want.Shape, Template: want.Template, Claimant: claimant, Boot: want.Boot,
 		})
+		end()
 		if err != nil {
 			return nil, withCause(ctx, err)
 		}
@@ -168,6 +171,7 @@ func (c *Client) take(ctx context.Context, adopter hypervisor.Adopter, offer *po
 	entry := &poolv1.EntryRequest{Entry: offer.Entry, Claimant: claimant}
 	var record hypervisor.Record
 	var m hypervisor.Machine
+	end := steps.Begin(ctx, "adopt")
 	if err = json.Unmarshal(offer.Machine, &record); err == nil {
 		m, err = adopter.Adopt(ctx, record, book)
 	}
@@ -186,9 +190,12 @@ func (c *Client) take(ctx context.Context, adopter hypervisor.Adopter, offer *po
 		defer cancel()
 		err = errors.Join(err, m.Destroy(undo))
 	}()
+	end()
+	end = steps.Begin(ctx, "confirm")
 	if _, err := c.Confirm(ctx, entry); err != nil {
 		return nil, err
 	}
+	end()
 	claimed := &Claimed{
 		Machine: m, Template: offer.Template, Tier: offer.Tier, Age: offer.Age.AsDuration(),
 		Owned: time.Since(began),
@@ -201,9 +208,11 @@ func (c *Client) take(ctx context.Context, adopter hypervisor.Adopter, offer *po
 		if !ok {
 			return nil, fmt.Errorf("unpark machine %s: %w", m.ID(), errdefs.ErrNotImplemented)
 		}
+		end := steps.Begin(ctx, "unpark")
 		if err := parker.Unpark(ctx); err != nil {
 			return nil, err
 		}
+		end()
 	}
 	claimed.Running = time.Since(began)
 	return claimed, nil

@@ -24,6 +24,7 @@ import (
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
 	agentv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto/v1"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/steps"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/stdio"
 )
@@ -38,6 +39,8 @@ type Container struct {
 
 	sandbox *Sandbox
 	book    *receipt.Book
+	// steps are those of its way up.
+	steps *steps.Record
 	// ready is set once Create has succeeded; guarded by sandbox.mu.
 	ready bool
 
@@ -98,6 +101,12 @@ func (c *Container) Start(ctx context.Context, execID string) error {
 		return err
 	}
 	if execID == "" {
+		ctx = c.steps.In(ctx)
+		end := steps.Begin(ctx, "start")
+		defer func() {
+			end()
+			log.G(ctx).WithField("container", c.ID).WithField("steps", c.steps.String()).Info("container has started")
+		}()
 		if err := c.vm.admitNetwork(ctx); err != nil {
 			return fmt.Errorf("start %s: %w", c.ID, err)
 		}

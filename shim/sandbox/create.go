@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/steps"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/bundle"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/config"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/rootfs"
@@ -42,11 +43,14 @@ const undoTimeout = 15 * time.Second
 // error nothing of the container is left, on the host or in the guest; a
 // machine that was booted for it stays until Shutdown.
 func (s *Sandbox) Create(ctx context.Context, r CreateRequest) (_ *Container, err error) {
+	ctx, record := steps.With(ctx)
+	defer steps.Begin(ctx, "create")()
+	endSpec := steps.Begin(ctx, "spec")
 	book, err := OpenReceipts(r.Bundle)
 	if err != nil {
 		return nil, err
 	}
-	c := &Container{ID: r.ID, Bundle: r.Bundle, rootfs: r.Rootfs, sandbox: s, book: book, processes: map[string]*process{}}
+	c := &Container{ID: r.ID, Bundle: r.Bundle, rootfs: r.Rootfs, sandbox: s, book: book, steps: record, processes: map[string]*process{}}
 	if err := s.reserve(c); err != nil {
 		return nil, err
 	}
@@ -84,10 +88,13 @@ func (s *Sandbox) Create(ctx context.Context, r CreateRequest) (_ *Container, er
 		return nil, err
 	}
 	undo = append(undo, c.payHooks)
+	endSpec()
+	endRootfs := steps.Begin(ctx, "rootfs")
 	rootfs, err := c.mountRootfs(spec, &undo)
 	if err != nil {
 		return nil, err
 	}
+	endRootfs()
 	pod := s.podOf(spec, place.network)
 	if pod.PIDNS, err = s.targetPIDNS(ctx, spec); err != nil {
 		return nil, err
@@ -103,6 +110,7 @@ func (s *Sandbox) Create(ctx context.Context, r CreateRequest) (_ *Container, er
 		log.G(ctx).WithField("container", r.ID).Warnf("has no meaning in a guest and is ignored: %s", what)
 	}
 
+	endMachine := steps.Begin(ctx, "machine")
 	c.vm, err = s.machine(ctx, machineRequest{
 		id:      cmp.Or(bundle.SandboxID(spec), r.ID),
 		bundle:  r.Bundle,
@@ -115,6 +123,7 @@ func (s *Sandbox) Create(ctx context.Context, r CreateRequest) (_ *Container, er
 	if err != nil {
 		return nil, err
 	}
+	endMachine()
 	if err := c.vm.home.join(c.ID, c.Bundle); err != nil {
 		return nil, err
 	}
@@ -122,29 +131,37 @@ func (s *Sandbox) Create(ctx context.Context, r CreateRequest) (_ *Container, er
 	if err := c.runCreateHooks(ctx, spec, guest.Hooks); err != nil {
 		return nil, err
 	}
+	endTrees := steps.Begin(ctx, "trees")
 	if err := c.serveTrees(ctx, guest, &undo); err != nil {
 		return nil, err
 	}
+	endTrees()
 	// An answer that is lost is no proof that nothing was done.
 	undo = append(undo, c.deleteBundle)
+	endBundle := steps.Begin(ctx, "bundle")
 	if err := c.createBundle(ctx, guest.Spec); err != nil {
 		return nil, err
 	}
 
+	endBundle()
 	init := newProcess("", r.Stdio)
+	endStdio := steps.Begin(ctx, "stdio")
 	streams, err := c.openStdio(ctx, "", r.Stdio)
 	if err != nil {
 		return nil, err
 	}
+	endStdio()
 	init.setIO(streams)
 	undo = append(undo, func(ctx context.Context) error { c.closeStreams(ctx, init); return nil })
 	if err := c.addProcess(init); err != nil {
 		return nil, err
 	}
 	undo = append(undo, c.deleteTask)
+	endTask := steps.Begin(ctx, "task")
 	if err := c.createTask(ctx, streams.Guest()); err != nil {
 		return nil, err
 	}
+	endTask()
 	if err := s.admit(c); err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	agentv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto/v1"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/guest"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/steps"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/bundle"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/cgroup"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/config"
@@ -75,7 +76,9 @@ func machineID(r machineRequest) string {
 // (the containers' is set up); an error is a *hypervisor.LaunchError that names
 // the one it was in. On error nothing is left.
 func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm, err error) {
+	end := steps.Begin(ctx, "image")
 	image, err := guest.Open(r.config.Guest.Dir)
+	end()
 	if err != nil {
 		return nil, err
 	}
@@ -83,6 +86,7 @@ func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm,
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("boot_timeout of %s has passed: %w", timeout, context.DeadlineExceeded))
 	defer cancel()
 	began := time.Now()
+	end = steps.Begin(ctx, "host")
 	nw, err := openNetwork(ctx, r, h.book)
 	if err != nil {
 		return nil, err
@@ -107,6 +111,8 @@ func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm,
 			log.G(ctx).WithError(rerr).Error("control group of a machine that did not come up")
 		}
 	}()
+	end()
+	end = steps.Begin(ctx, "obtain")
 	m, from, err := obtain(ctx, r, image, hypervisor.Config{
 		ID:        machineID(r),
 		Dir:       h.machine(),
@@ -120,6 +126,7 @@ func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm,
 	if err != nil {
 		return nil, err
 	}
+	end()
 	v := &vm{
 		Machine: m, home: h, network: nw, agentTimeout: r.config.Machine.AgentTimeout.Duration,
 		room: sizing.Room(r.config.Machine),
@@ -140,6 +147,7 @@ func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm,
 	}
 	phase = "link"
 	launched := time.Now()
+	end = steps.Begin(ctx, "dial")
 	control, err := hypervisor.DialReady(ctx, m, agentproto.PortControl)
 	if err != nil {
 		return nil, err
@@ -149,6 +157,7 @@ func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm,
 		control.Close()
 		return nil, err
 	}
+	end()
 	v.agent = newAgent(control, events)
 	linked := time.Now()
 
@@ -189,9 +198,12 @@ func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 
 func (v *vm) greet(ctx context.Context) (*agentv1.HelloResponse, error) {
 	ctx, release := whileAlive(ctx, v.Machine)
 	defer release()
+	end := steps.Begin(ctx, "hello")
 	hello, err := v.agent.hello(ctx)
+	end()
 	if err == nil {
 		var p thaw.Proof
+		defer steps.Begin(ctx, "thaw")()
 		p, err = v.agent.become(ctx)
 		hello.BootId = p.BootID
 	}
