@@ -44,6 +44,10 @@ type Config struct {
 	Upstream []netip.AddrPort `toml:"upstream"`
 	// Policy is that of sandboxes which ask for no other.
 	Policy policy.Policy `toml:"policy"`
+	// LogGroup is the group of nfnetlink_log that packets which were stopped are
+	// told to, now and then, for `bhyve-net serve` or another program to read; 0 for
+	// the kernel's log. Linux only.
+	LogGroup uint16 `toml:"log_group"`
 	// State is the directory for records.
 	State string `toml:"state"`
 }

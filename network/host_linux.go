@@ -28,7 +28,7 @@ type linux struct {
 }
 
 func newHost(cfg Config, _ store) (host, error) {
-	return &linux{cfg: cfg, rules: nft.Table{Bridge: cfg.Bridge, Subnet: cfg.Subnet.Masked(), Gateway: cfg.Gateway, MAC: macOf(cfg.Gateway)}}, nil
+	return &linux{cfg: cfg, rules: nft.Table{Bridge: cfg.Bridge, Subnet: cfg.Subnet.Masked(), Gateway: cfg.Gateway, MAC: macOf(cfg.Gateway), LogGroup: cfg.LogGroup}}, nil
 }
 
 // tapPrefix begins the names of taps; the address follows in hexadecimal.
@@ -57,6 +57,9 @@ func (h *linux) prepare(context.Context) error {
 		return fmt.Errorf("%s is a %s and no bridge: %w", h.cfg.Bridge, bridge.Type(), errdefs.ErrFailedPrecondition)
 	}
 	if err := h.rules.Ensure(); err != nil {
+		return err
+	}
+	if err := addFence(bridge); err != nil {
 		return err
 	}
 	if bridge.Attrs().Flags&net.FlagUp != 0 {
@@ -236,6 +239,8 @@ func (h *linux) check(_ context.Context, r *record) error {
 	if err != nil {
 		return errors.Join(append(errs, fmt.Errorf("bridge %s: %w", h.cfg.Bridge, err))...)
 	}
+	fenced, err := hasFence(bridge)
+	errs = append(errs, err)
 	tap, err := netlink.LinkByName(r.Tap)
 	if err != nil {
 		return errors.Join(append(errs, fmt.Errorf("tap %s: %w", r.Tap, err))...)
@@ -245,6 +250,7 @@ func (h *linux) check(_ context.Context, r *record) error {
 		what string
 	}{
 		{bridge.Attrs().Flags&net.FlagUp != 0, "the bridge is down"},
+		{fenced, "the bridge has no fence"},
 		{tap.Attrs().Flags&net.FlagUp != 0, "the tap is down"},
 		{tap.Attrs().MasterIndex == bridge.Attrs().Index, "the tap is not on the bridge"},
 	} {
@@ -337,4 +343,19 @@ func (h *linux) destroy(context.Context) error {
 		err = nil
 	}
 	return errors.Join(err, h.rules.Destroy())
+}
+
+// watch implements watcher.
+func (h *linux) watch(ctx context.Context, removed func()) error {
+	return h.rules.Watch(ctx, removed)
+}
+
+// stopped implements stopLogger.
+func (h *linux) stopped(ctx context.Context, f func(anchor string, s Stopped)) error {
+	if h.cfg.LogGroup == 0 {
+		return fmt.Errorf("network %s: log_group is not set, the kernel's log has them: %w", h.cfg.Bridge, errdefs.ErrNotImplemented)
+	}
+	return h.rules.Log(ctx, func(s nft.Stopped) {
+		f(s.Sandbox, Stopped{Why: s.Why, EtherType: s.EtherType, Protocol: s.Protocol, Source: s.Source, Destination: s.Destination, MAC: s.MAC})
+	})
 }

@@ -259,7 +259,7 @@ func check(ctx context.Context, c *cli.Command, n *network.Network) error {
 	for _, id := range ids {
 		err := n.Check(ctx, id)
 		if err != nil && c.Bool(repairFlag) {
-			if _, err = n.Add(ctx, network.Request{ID: id}); err == nil {
+			if err = n.Repair(ctx, id); err == nil {
 				err = n.Check(ctx, id)
 			}
 		}

@@ -159,8 +159,12 @@ func verdict(kind expr.VerdictKind, chain string) []expr.Any {
 }
 
 var (
-	drop    = verdict(expr.VerdictDrop, "")
-	accept  = verdict(expr.VerdictAccept, "")
+	drop   = verdict(expr.VerdictDrop, "")
+	accept = verdict(expr.VerdictAccept, "")
+	marked = []expr.Any{
+		&expr.Immediate{Register: reg1, Data: binaryutil.NativeEndian.PutUint32(Mark)},
+		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: reg1},
+	}
 	goBack  = verdict(expr.VerdictReturn, "")
 	toChain = func(name string) []expr.Any { return verdict(expr.VerdictGoto, name) }
 )

@@ -40,15 +40,21 @@ func (b *batch) install(old []*nftables.Set, ports []nftables.SetElement) {
 func (b *batch) denyRules() {
 	s := b.sandbox
 	b.rule(s.deny(), count(s.denied()))
-	b.rule(s.deny(), logged("denied", s.Name))
+	b.rule(s.deny(), b.logged("denied"))
 	b.rule(s.deny(), drop)
 }
 
-func logged(what, name string) []expr.Any {
+func (b *batch) logged(what string) []expr.Any {
+	name, to := b.sandbox.Name, &expr.Log{Key: 1 << unix.NFTA_LOG_PREFIX}
+	if group := b.table.LogGroup; group != 0 {
+		to.Key |= 1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_SNAPLEN
+		to.Group, to.Snaplen = group, snapLength
+	}
+	// NF_LOG_PREFIXLEN is 128.
+	to.Data = []byte(what + " " + name[:min(len(name), 100)] + ": ")
 	return []expr.Any{
 		&expr.Limit{Type: expr.LimitTypePkts, Rate: logLimit, Unit: expr.LimitTimeMinute, Burst: logLimit},
-		// NF_LOG_PREFIXLEN is 128.
-		&expr.Log{Key: 1 << unix.NFTA_LOG_PREFIX, Data: []byte(what + " " + name[:min(len(name), 100)] + ": ")},
+		to,
 	}
 }
 
@@ -153,10 +159,10 @@ func (b *batch) ingressRules() {
 		// Its own address: the announcement of a guest that has just got it.
 		join(arp, etherIs(etherDestination, broadcast), ipIs(arpTargetIP, s.Address)),
 	} {
-		b.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: join(match, accept)})
+		b.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: join(match, marked, accept)})
 	}
 	b.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: count(s.spoofed())})
-	b.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: join(logged("spoofed", s.Name), drop)})
+	b.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: join(b.logged("spoofed"), drop)})
 }
 
 // limit drops what is over the policy's bandwidth.

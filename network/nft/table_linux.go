@@ -23,7 +23,14 @@ type Table struct {
 	// Gateway is the host's address on the bridge, MAC its hardware address.
 	Gateway netip.Addr
 	MAC     net.HardwareAddr
+	// LogGroup is the group of nfnetlink_log that is told of packets that were
+	// dropped; 0 for the kernel's log.
+	LogGroup uint16
 }
+
+// Mark is what a frame bears that the rules of a tap have let in, from there to
+// the bridge: 'cube'.
+const Mark = 0x63756265
 
 // layout is what the parts that all sandboxes share are made from. The name of
 // a chain that is never used has it, so that another version's is noticed.
