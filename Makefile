@@ -194,7 +194,7 @@ install: guest ## install shim and guest image below PREFIX, /usr/local
 	install -D -m 755 $(POOL) $(DESTDIR)$(PREFIX)/bin/$(notdir $(POOL))
 	install -m 755 bin/bhyve-net bin/cni-bhyve $(DESTDIR)$(PREFIX)/bin/
 	install -d $(DESTDIR)$(PREFIX)/share/containerd-shim-bhyve/guest
-	install -D -m 644 contrib/systemd/bhyve-pool.service $(DESTDIR)$(PREFIX)/lib/systemd/system/bhyve-pool.service
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system contrib/systemd/bhyve-pool.service contrib/systemd/bhyve-net.service
 	install -m 644 $(GUEST)/* $(DESTDIR)$(PREFIX)/share/containerd-shim-bhyve/guest/
 
 .PHONY: clean

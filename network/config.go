@@ -39,7 +39,7 @@ type Config struct {
 	// DNS are the resolvers that guests are told, and may ask. Without any they
 	// are those of the host's resolv.conf that a guest could reach.
 	DNS []netip.Addr `toml:"dns"`
-	// Upstream are the servers that `bhyve-net resolve` asks for guests whose DNS is
+	// Upstream are the servers that `bhyve-net serve` asks for guests whose DNS is
 	// Gateway. Without any they are those of the host's resolv.conf.
 	Upstream []netip.AddrPort `toml:"upstream"`
 	// Policy is that of sandboxes which ask for no other.
@@ -147,7 +147,10 @@ func (c Config) resolvers() []netip.Addr {
 	return slices.DeleteFunc(nameservers(), netip.Addr.IsLoopback)
 }
 
-// Servers are whom `bhyve-net resolve` asks.
+// Capacity is how many sandboxes can have an address.
+func (c Config) Capacity() int { return int(number(c.Last)-number(c.First)) + 1 }
+
+// Servers are whom `bhyve-net serve` asks.
 func (c Config) Servers() []netip.AddrPort {
 	if len(c.Upstream) > 0 {
 		return c.Upstream

@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/netip"
 	"os"
 	"text/tabwriter"
 	"time"
@@ -18,7 +16,6 @@ import (
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/policy"
-	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/resolver"
 )
 
 // errFound makes check exit with a status of its own accord: what it has to say
@@ -66,7 +63,7 @@ func New() *cli.Command {
 				Flags: []cli.Flag{&cli.BoolFlag{Name: repairFlag, Usage: "make what is missing"}}, Action: on(-1, check),
 			},
 			{Name: "gc", Usage: "remove addresses, taps and rules that no record owns", Action: on(0, gc)},
-			{Name: "resolve", Usage: "answer the DNS requests of guests whose resolver is the gateway, and open the names that their policies allow, until told to end", Action: resolve},
+			serveCommand(),
 			{Name: "down", Usage: "remove bridge and rules; no sandbox may be left", Action: on(0, down)},
 		},
 	}
@@ -95,32 +92,6 @@ func open(c *cli.Command) (*network.Network, error) {
 		return nil, err
 	}
 	return network.Open(cfg)
-}
-
-func resolve(ctx context.Context, c *cli.Command) error {
-	n, err := open(c)
-	if err != nil {
-		return err
-	}
-	server, err := resolver.New(n, n.Config().Servers())
-	if err != nil {
-		return err
-	}
-	if err := n.Up(ctx); err != nil {
-		return err
-	}
-	addr := netip.AddrPortFrom(n.Config().Gateway, 53).String()
-	var lc net.ListenConfig
-	udp, err := lc.ListenPacket(ctx, "udp4", addr)
-	if err != nil {
-		return err
-	}
-	tcp, err := lc.Listen(ctx, "tcp4", addr)
-	if err != nil {
-		udp.Close()
-		return err
-	}
-	return server.Serve(ctx, udp, tcp)
 }
 
 // output prints v as JSON if that is asked for, and else by text.

@@ -2,12 +2,17 @@ package command
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -65,6 +70,7 @@ func TestCommands(t *testing.T) {
 	if out := must("", "check"); out != "" {
 		t.Errorf("check printed %q", out)
 	}
+	served(t, ns, file, filepath.Join(dir, "metrics"))
 	if _, err := run("", "down"); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("down with a sandbox: %v", err)
 	}
@@ -81,4 +87,44 @@ func TestCommands(t *testing.T) {
 		t.Errorf("list printed %q", out)
 	}
 	must("", "down")
+}
+
+// served runs the daemon for as long as it takes to have its metrics.
+func served(t *testing.T, ns *os.File, file, socket string) {
+	t.Helper()
+	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	defer stop()
+	done := make(chan error, 1)
+	go func() {
+		done <- netns.Do(ns, func() error {
+			return New().Run(ctx, []string{"bhyve-net", "--config", file, "serve", "--metrics", "unix:" + socket})
+		})
+	}()
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}}
+	defer transport.CloseIdleConnections()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		resp, err := (&http.Client{Transport: transport}).Get("http://network/metrics")
+		if err == nil {
+			body, rerr := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if rerr != nil || !strings.Contains(string(body), "bhyve_network_sandboxes 1\n") {
+				t.Errorf("metrics: %s, %v", body, rerr)
+			}
+			break
+		}
+		select {
+		case <-tick.C:
+			continue
+		case err = <-done:
+			t.Fatalf("serve: %v", err)
+		}
+	}
+	stop()
+	if err := <-done; err != nil {
+		t.Errorf("serve: %v", err)
+	}
 }

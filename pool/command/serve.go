@@ -3,7 +3,6 @@ package command
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -13,6 +12,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/scrape"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/pool"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/pool/metrics"
 )
@@ -43,7 +43,7 @@ func serveCommand(backend hypervisor.Backend) *cli.Command {
 			&cli.Uint64Flag{Name: "reserve-mib", Usage: "memory that is left to the host", DefaultText: "an eighth of it"},
 			&cli.DurationFlag{Name: "boot-timeout", Value: pool.DefaultBootTimeout, Usage: "how long one machine may take to answer"},
 			&cli.DurationFlag{Name: "claim-timeout", Value: pool.DefaultClaimTimeout, Usage: "how long a claimant may take to confirm"},
-			&cli.StringFlag{Name: "metrics", Usage: "serve Prometheus metrics on `ADDRESS`: unix:PATH, or a port of the loopback interface"},
+			&cli.StringFlag{Name: "metrics", Usage: scrape.Usage},
 			&cli.StringFlag{Name: "log-level", Value: "info", Usage: "debug, info, warn or error"},
 		},
 		Action: func(ctx context.Context, c *cli.Command) error { return serve(ctx, c, backend) },
@@ -91,7 +91,7 @@ func serve(ctx context.Context, c *cli.Command, backend hypervisor.Backend) (err
 	if address := c.String("metrics"); address != "" {
 		server, err := metrics.Serve(p, address)
 		if err != nil {
-			return fmt.Errorf("metrics: %w", err)
+			return err
 		}
 		defer server.Close()
 	}

@@ -2,19 +2,11 @@
 package metrics
 
 import (
-	"errors"
-	"fmt"
-	"net"
 	"net/http"
-	"os"
-	"strings"
-	"time"
 
-	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/scrape"
 	poolv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/pool/api/v1"
 )
 
@@ -23,44 +15,10 @@ type Source interface {
 	Status() (*poolv1.StatusResponse, error)
 }
 
-const headerTimeout = 10 * time.Second
-
-// Serve serves /metrics on address until the result is closed. The address is
-// "unix:PATH", or a host and port of the loopback interface: there is no
-// authentication. Any other is errdefs.ErrInvalidArgument.
+// Serve serves the pool's metrics on address until the result is closed; see
+// package scrape.
 func Serve(source Source, address string) (*http.Server, error) {
-	l, err := listen(address)
-	if err != nil {
-		return nil, err
-	}
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collector{source})
-	mux := http.NewServeMux()
-	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: headerTimeout}
-	go func() {
-		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			log.L.WithError(err).Error("metrics are not served any more")
-		}
-	}()
-	return server, nil
-}
-
-func listen(address string) (net.Listener, error) {
-	if path, ok := strings.CutPrefix(address, "unix:"); ok {
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nil, err
-		}
-		return net.Listen("unix", path)
-	}
-	addr, err := net.ResolveTCPAddr("tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
-	}
-	if !addr.IP.IsLoopback() {
-		return nil, fmt.Errorf("address %s is not of the loopback interface: %w", address, errdefs.ErrInvalidArgument)
-	}
-	return net.ListenTCP("tcp", addr)
+	return scrape.Serve(collector{source}, address)
 }
 
 // collector reads the pool's status whenever it is asked.
