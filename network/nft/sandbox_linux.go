@@ -49,25 +49,32 @@ func (s Sandbox) chains() []string {
 	return []string{s.deny(), s.flows(), s.out(), s.in(), s.host(), s.nat()}
 }
 
+// begin is an empty batch for the sandbox, with what is there of it now: its sets,
+// and its elements of the map of published ports.
+func (t Table) begin(s Sandbox) (b *batch, sets []*nftables.Set, ports []nftables.SetElement, err error) {
+	c, err := nftables.New()
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("nftables: %w", err)
+	}
+	if sets, err = t.setsOf(c, s); err != nil {
+		return nil, nil, nil, err
+	}
+	if ports, err = t.portsOf(c, s); err != nil {
+		return nil, nil, nil, err
+	}
+	return &batch{Conn: c, table: t, ip: t.ip(), sandbox: s, nextSet: firstSetID}, sets, ports, nil
+}
+
 // Install makes the sandbox's rules, or makes them anew: counters keep their
 // values, and open flows that the policy allows are not disturbed.
 // errdefs.ErrAlreadyExists is in the error where another sandbox publishes a
 // port of the policy's; then nothing has changed.
 func (t Table) Install(s Sandbox) error {
-	c, err := nftables.New()
-	if err != nil {
-		return fmt.Errorf("nftables: %w", err)
-	}
-	old, err := t.setsOf(c, s)
+	b, old, ports, err := t.begin(s)
 	if err != nil {
 		return err
 	}
-	ports, err := t.portsOf(c, s)
-	if err != nil {
-		return err
-	}
-	b := &batch{Conn: c, table: t, ip: t.ip(), sandbox: s, nextSet: firstSetID}
-	known, err := t.known(c, s)
+	known, err := t.known(b.Conn, s)
 	if err != nil {
 		return err
 	}
@@ -78,7 +85,7 @@ func (t Table) Install(s Sandbox) error {
 	if b.err != nil {
 		return fmt.Errorf("nftables: rules of %s: %w", s.Name, b.err)
 	}
-	err = flush(c, "install rules of "+s.Name)
+	err = flush(b.Conn, "install rules of "+s.Name)
 	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY) {
 		return fmt.Errorf("another sandbox publishes the same port: %w: %w", errdefs.ErrAlreadyExists, err)
 	}
@@ -88,33 +95,24 @@ func (t Table) Install(s Sandbox) error {
 // Remove removes everything of the sandbox. What is not there is no error, and
 // Tap need not exist; Policy is not used.
 func (t Table) Remove(s Sandbox) error {
-	c, err := nftables.New()
-	if err != nil {
-		return fmt.Errorf("nftables: %w", err)
-	}
-	old, err := t.setsOf(c, s)
+	b, old, ports, err := t.begin(s)
 	if err != nil {
 		return err
 	}
-	ports, err := t.portsOf(c, s)
-	if err != nil {
-		return err
-	}
-	b := &batch{Conn: c, table: t, ip: t.ip(), sandbox: s, nextSet: firstSetID}
 	b.remove(old, ports)
 	if b.err != nil {
 		return fmt.Errorf("nftables: remove rules of %s: %w", s.Name, b.err)
 	}
-	if err := flush(c, "remove rules of "+s.Name); err != nil {
+	if err := flush(b.Conn, "remove rules of "+s.Name); err != nil {
 		return err
 	}
 	// Some kernels take this chain away with its device.
-	c.DelChain(&nftables.Chain{Table: t.netdev(), Name: s.Name})
-	if err := flush(c, "remove "+s.Name); err != nil && !errors.Is(err, unix.ENOENT) {
+	b.DelChain(&nftables.Chain{Table: t.netdev(), Name: s.Name})
+	if err := flush(b.Conn, "remove "+s.Name); err != nil && !errors.Is(err, unix.ENOENT) {
 		return err
 	}
-	c.DeleteObject(&nftables.NamedObj{Table: t.netdev(), Name: s.spoofed(), Type: nftables.ObjTypeCounter})
-	if err := flush(c, "remove "+s.spoofed()); err != nil && !errors.Is(err, unix.ENOENT) {
+	b.DeleteObject(&nftables.NamedObj{Table: t.netdev(), Name: s.spoofed(), Type: nftables.ObjTypeCounter})
+	if err := flush(b.Conn, "remove "+s.spoofed()); err != nil && !errors.Is(err, unix.ENOENT) {
 		return err
 	}
 	return nil
