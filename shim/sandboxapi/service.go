@@ -1,6 +1,6 @@
 // Package sandboxapi is the RPC edge of the shim beside package task:
 // containerd's Sandbox service, request by request translated into calls on the
-// sandbox. Nothing is decided here. Errors become gRPC codes here.
+// sandbox. Nothing is decided here.
 package sandboxapi
 
 import (
@@ -13,12 +13,11 @@ import (
 	api "github.com/containerd/containerd/api/runtime/sandbox/v1"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/errdefs/pkg/errgrpc"
-	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/config"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/edge"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/pod"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/sandbox"
 )
@@ -58,15 +57,15 @@ func (s *Service) RegisterTTRPC(server *ttrpc.Server) error {
 // CreateSandbox takes note of the sandbox that is wanted, and checks it.
 func (s *Service) CreateSandbox(ctx context.Context, r *api.CreateSandboxRequest) (*api.CreateSandboxResponse, error) {
 	if len(r.Rootfs) > 0 {
-		return nil, edge(ctx, "create sandbox", fmt.Errorf("a root filesystem for the sandbox itself: %w", errdefs.ErrNotImplemented))
+		return nil, edge.Error(ctx, "create sandbox", fmt.Errorf("a root filesystem for the sandbox itself: %w", errdefs.ErrNotImplemented))
 	}
 	options, err := config.SavedOptions(r.BundlePath)
 	if err != nil {
-		return nil, edge(ctx, "create sandbox", err)
+		return nil, edge.Error(ctx, "create sandbox", err)
 	}
 	cfg, err := config.FromOptions(options)
 	if err != nil {
-		return nil, edge(ctx, "create sandbox", err)
+		return nil, edge.Error(ctx, "create sandbox", err)
 	}
 	p, err := pod.New(pod.Request{
 		ID: r.SandboxID, Bundle: r.BundlePath, NetNS: r.NetnsPath, Options: r.Options, Annotations: r.Annotations,
@@ -74,17 +73,17 @@ func (s *Service) CreateSandbox(ctx context.Context, r *api.CreateSandboxRequest
 	if err == nil {
 		err = s.sandbox.Declare(p, cfg)
 	}
-	return &api.CreateSandboxResponse{}, edge(ctx, "create sandbox", err)
+	return &api.CreateSandboxResponse{}, edge.Error(ctx, "create sandbox", err)
 }
 
 // StartSandbox boots the sandbox's machine.
 func (s *Service) StartSandbox(ctx context.Context, r *api.StartSandboxRequest) (*api.StartSandboxResponse, error) {
 	if err := s.sandbox.StartDeclared(ctx, r.SandboxID); err != nil {
-		return nil, edge(ctx, "start sandbox", err)
+		return nil, edge.Error(ctx, "start sandbox", err)
 	}
 	st, err := s.sandbox.Status(r.SandboxID)
 	if err != nil {
-		return nil, edge(ctx, "start sandbox", err)
+		return nil, edge.Error(ctx, "start sandbox", err)
 	}
 	return &api.StartSandboxResponse{Pid: st.Pid, CreatedAt: timestamp(st.Created)}, nil
 }
@@ -98,14 +97,14 @@ func (s *Service) Platform(context.Context, *api.PlatformRequest) (*api.Platform
 // StopSandbox ends the machine. The shim stays, to answer for what was in it.
 func (s *Service) StopSandbox(ctx context.Context, r *api.StopSandboxRequest) (*api.StopSandboxResponse, error) {
 	err := s.sandbox.Stop(ctx, r.SandboxID, time.Duration(r.TimeoutSecs)*time.Second)
-	return &api.StopSandboxResponse{}, edge(ctx, "stop sandbox", err)
+	return &api.StopSandboxResponse{}, edge.Error(ctx, "stop sandbox", err)
 }
 
 // WaitSandbox returns when the machine has ended.
 func (s *Service) WaitSandbox(ctx context.Context, r *api.WaitSandboxRequest) (*api.WaitSandboxResponse, error) {
 	exit, err := s.sandbox.WaitEnd(ctx, r.SandboxID)
 	if err != nil {
-		return nil, edge(ctx, "wait sandbox", err)
+		return nil, edge.Error(ctx, "wait sandbox", err)
 	}
 	return &api.WaitSandboxResponse{ExitStatus: exit.Status, ExitedAt: timestamp(exit.At)}, nil
 }
@@ -120,7 +119,7 @@ const (
 func (s *Service) SandboxStatus(ctx context.Context, r *api.SandboxStatusRequest) (*api.SandboxStatusResponse, error) {
 	st, err := s.sandbox.Status(r.SandboxID)
 	if err != nil {
-		return nil, edge(ctx, "sandbox status", err)
+		return nil, edge.Error(ctx, "sandbox status", err)
 	}
 	resp := &api.SandboxStatusResponse{
 		SandboxID: r.SandboxID,
@@ -145,14 +144,14 @@ func (s *Service) SandboxStatus(ctx context.Context, r *api.SandboxStatusRequest
 
 // PingSandbox succeeds when the guest has answered.
 func (s *Service) PingSandbox(ctx context.Context, r *api.PingRequest) (*api.PingResponse, error) {
-	return &api.PingResponse{}, edge(ctx, "ping sandbox", s.sandbox.Ping(ctx, r.SandboxID))
+	return &api.PingResponse{}, edge.Error(ctx, "ping sandbox", s.sandbox.Ping(ctx, r.SandboxID))
 }
 
 // SandboxMetrics are the metrics of all containers together.
 func (s *Service) SandboxMetrics(ctx context.Context, r *api.SandboxMetricsRequest) (*api.SandboxMetricsResponse, error) {
 	data, err := s.sandbox.Metrics(ctx, r.SandboxID)
 	if err != nil {
-		return nil, edge(ctx, "sandbox metrics", err)
+		return nil, edge.Error(ctx, "sandbox metrics", err)
 	}
 	return &api.SandboxMetricsResponse{Metrics: &types.Metric{
 		Timestamp: timestamppb.Now(), ID: r.SandboxID, Data: data,
@@ -161,7 +160,7 @@ func (s *Service) SandboxMetrics(ctx context.Context, r *api.SandboxMetricsReque
 
 // UpdateSandbox is optional, and a machine cannot change its size.
 func (s *Service) UpdateSandbox(ctx context.Context, _ *api.UpdateSandboxRequest) (*api.UpdateSandboxResponse, error) {
-	return nil, edge(ctx, "update sandbox", errdefs.ErrNotImplemented)
+	return nil, edge.Error(ctx, "update sandbox", errdefs.ErrNotImplemented)
 }
 
 // ShutdownSandbox ends everything, and then the shim: also one whose sandbox was
@@ -172,7 +171,7 @@ func (s *Service) ShutdownSandbox(ctx context.Context, _ *api.ShutdownSandboxReq
 	context.AfterFunc(ctx, func() { time.AfterFunc(linger, s.exit) })
 	ctx, cancel := context.WithTimeout(ctx, shutdownTimeout)
 	defer cancel()
-	return &api.ShutdownSandboxResponse{}, edge(ctx, "shutdown sandbox", s.sandbox.Close(ctx))
+	return &api.ShutdownSandboxResponse{}, edge.Error(ctx, "shutdown sandbox", s.sandbox.Close(ctx))
 }
 
 func timestamp(t time.Time) *timestamppb.Timestamp {
@@ -180,19 +179,4 @@ func timestamp(t time.Time) *timestamppb.Timestamp {
 		return nil
 	}
 	return timestamppb.New(t)
-}
-
-// edge turns an error into one with a gRPC code, and logs what is not the
-// caller's own doing.
-func edge(ctx context.Context, method string, err error) error {
-	if err == nil {
-		return nil
-	}
-	l := log.G(ctx).WithError(err).WithField("method", method)
-	if errdefs.IsNotFound(err) || errdefs.IsInvalidArgument(err) || errdefs.IsNotImplemented(err) || errdefs.IsCanceled(err) {
-		l.Debug("request refused")
-	} else {
-		l.Error("request failed")
-	}
-	return errgrpc.ToGRPC(err)
 }

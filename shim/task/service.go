@@ -1,6 +1,6 @@
 // Package task is the RPC edge of the shim: containerd's Task service in
 // versions 3 and 2, request by request translated into calls on the sandbox.
-// Nothing is decided here. Errors become gRPC codes here and nowhere else.
+// Nothing is decided here.
 package task
 
 import (
@@ -11,13 +11,12 @@ import (
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/errdefs/pkg/errgrpc"
-	"github.com/containerd/log"
 	"github.com/containerd/typeurl/v2"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/config"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/edge"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/sandbox"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/stdio"
 )
@@ -46,11 +45,11 @@ var empty = &emptypb.Empty{}
 // Create makes a container. It boots the sandbox's machine if it is the first.
 func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
 	if r.Checkpoint != "" {
-		return nil, edge(ctx, "create", fmt.Errorf("create from a checkpoint: %w", errdefs.ErrNotImplemented))
+		return nil, edge.Error(ctx, "create", fmt.Errorf("create from a checkpoint: %w", errdefs.ErrNotImplemented))
 	}
 	cfg, err := config.FromOptions(r.Options)
 	if err != nil {
-		return nil, edge(ctx, "create", err)
+		return nil, edge.Error(ctx, "create", err)
 	}
 	_, err = s.sandbox.Create(ctx, sandbox.CreateRequest{
 		ID:     r.ID,
@@ -60,7 +59,7 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 		Config: cfg,
 	})
 	if err != nil {
-		return nil, edge(ctx, "create", err)
+		return nil, edge.Error(ctx, "create", err)
 	}
 	return &taskapi.CreateTaskResponse{Pid: s.sandbox.Pid()}, nil
 }
@@ -72,7 +71,7 @@ func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 		err = c.Start(ctx, r.ExecID)
 	}
 	if err != nil {
-		return nil, edge(ctx, "start", err)
+		return nil, edge.Error(ctx, "start", err)
 	}
 	return &taskapi.StartResponse{Pid: s.sandbox.Pid()}, nil
 }
@@ -83,22 +82,22 @@ func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*emp
 	if err == nil {
 		err = c.Exec(ctx, r.ExecID, stdio.Config{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal}, r.Spec)
 	}
-	return empty, edge(ctx, "exec", err)
+	return empty, edge.Error(ctx, "exec", err)
 }
 
 // State describes a process.
 func (s *Service) State(ctx context.Context, r *taskapi.StateRequest) (*taskapi.StateResponse, error) {
 	c, err := s.sandbox.Container(r.ID)
 	if err != nil {
-		return nil, edge(ctx, "state", err)
+		return nil, edge.Error(ctx, "state", err)
 	}
 	status, exit, err := c.Status(r.ExecID)
 	if err != nil {
-		return nil, edge(ctx, "state", err)
+		return nil, edge.Error(ctx, "state", err)
 	}
 	streams, err := c.Stdio(r.ExecID)
 	if err != nil {
-		return nil, edge(ctx, "state", err)
+		return nil, edge.Error(ctx, "state", err)
 	}
 	id := r.ExecID
 	if id == "" {
@@ -123,11 +122,11 @@ func (s *Service) State(ctx context.Context, r *taskapi.StateRequest) (*taskapi.
 func (s *Service) Wait(ctx context.Context, r *taskapi.WaitRequest) (*taskapi.WaitResponse, error) {
 	c, err := s.sandbox.Container(r.ID)
 	if err != nil {
-		return nil, edge(ctx, "wait", err)
+		return nil, edge.Error(ctx, "wait", err)
 	}
 	exit, err := c.Wait(ctx, r.ExecID)
 	if err != nil {
-		return nil, edge(ctx, "wait", err)
+		return nil, edge.Error(ctx, "wait", err)
 	}
 	return &taskapi.WaitResponse{ExitStatus: exit.Status, ExitedAt: exitedAt(exit)}, nil
 }
@@ -138,18 +137,18 @@ func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Em
 	if err == nil {
 		err = c.Kill(ctx, r.ExecID, guestSignal(runtime.GOOS, r.Signal), r.All)
 	}
-	return empty, edge(ctx, "kill", err)
+	return empty, edge.Error(ctx, "kill", err)
 }
 
 // Delete removes a stopped process, or the whole container.
 func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
 	c, err := s.sandbox.Container(r.ID)
 	if err != nil {
-		return nil, edge(ctx, "delete", err)
+		return nil, edge.Error(ctx, "delete", err)
 	}
 	exit, err := c.Delete(ctx, r.ExecID)
 	if err != nil {
-		return nil, edge(ctx, "delete", err)
+		return nil, edge.Error(ctx, "delete", err)
 	}
 	return &taskapi.DeleteResponse{Pid: s.sandbox.Pid(), ExitStatus: exit.Status, ExitedAt: exitedAt(exit)}, nil
 }
@@ -160,7 +159,7 @@ func (s *Service) ResizePty(ctx context.Context, r *taskapi.ResizePtyRequest) (*
 	if err == nil {
 		err = c.Resize(ctx, r.ExecID, r.Width, r.Height)
 	}
-	return empty, edge(ctx, "resize pty", err)
+	return empty, edge.Error(ctx, "resize pty", err)
 }
 
 // CloseIO ends a process's standard input.
@@ -169,18 +168,18 @@ func (s *Service) CloseIO(ctx context.Context, r *taskapi.CloseIORequest) (*empt
 	if err == nil && r.Stdin {
 		err = c.CloseStdin(r.ExecID)
 	}
-	return empty, edge(ctx, "close io", err)
+	return empty, edge.Error(ctx, "close io", err)
 }
 
 // Pids lists a container's processes, in the guest's numbering.
 func (s *Service) Pids(ctx context.Context, r *taskapi.PidsRequest) (*taskapi.PidsResponse, error) {
 	c, err := s.sandbox.Container(r.ID)
 	if err != nil {
-		return nil, edge(ctx, "pids", err)
+		return nil, edge.Error(ctx, "pids", err)
 	}
 	processes, err := c.Pids(ctx)
 	if err != nil {
-		return nil, edge(ctx, "pids", err)
+		return nil, edge.Error(ctx, "pids", err)
 	}
 	return &taskapi.PidsResponse{Processes: processes}, nil
 }
@@ -199,7 +198,7 @@ func (s *Service) Shutdown(ctx context.Context, r *taskapi.ShutdownRequest) (*em
 		// and `delete` gives back what is left.
 		s.exit()
 	}
-	return empty, edge(ctx, "shutdown", err)
+	return empty, edge.Error(ctx, "shutdown", err)
 }
 
 // Pause freezes a container's processes.
@@ -208,7 +207,7 @@ func (s *Service) Pause(ctx context.Context, r *taskapi.PauseRequest) (*emptypb.
 	if err == nil {
 		err = c.Pause(ctx)
 	}
-	return empty, edge(ctx, "pause", err)
+	return empty, edge.Error(ctx, "pause", err)
 }
 
 // Resume lets a paused container run on.
@@ -217,13 +216,13 @@ func (s *Service) Resume(ctx context.Context, r *taskapi.ResumeRequest) (*emptyp
 	if err == nil {
 		err = c.Resume(ctx)
 	}
-	return empty, edge(ctx, "resume", err)
+	return empty, edge.Error(ctx, "resume", err)
 }
 
 // Checkpoint is errdefs.ErrNotImplemented: a guest has no means to save single
 // processes.
 func (s *Service) Checkpoint(ctx context.Context, r *taskapi.CheckpointTaskRequest) (*emptypb.Empty, error) {
-	return nil, edge(ctx, "checkpoint", fmt.Errorf("checkpoint of a process: %w", errdefs.ErrNotImplemented))
+	return nil, edge.Error(ctx, "checkpoint", fmt.Errorf("checkpoint of a process: %w", errdefs.ErrNotImplemented))
 }
 
 // Update changes a container's limits.
@@ -232,7 +231,7 @@ func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*em
 	if err == nil {
 		err = c.Update(ctx, r.Resources, r.Annotations)
 	}
-	return empty, edge(ctx, "update", err)
+	return empty, edge.Error(ctx, "update", err)
 }
 
 // Stats returns what a container uses in the guest, as the metrics of a control
@@ -240,15 +239,15 @@ func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*em
 func (s *Service) Stats(ctx context.Context, r *taskapi.StatsRequest) (*taskapi.StatsResponse, error) {
 	c, err := s.sandbox.Container(r.ID)
 	if err != nil {
-		return nil, edge(ctx, "stats", err)
+		return nil, edge.Error(ctx, "stats", err)
 	}
 	metrics, err := c.Stats(ctx)
 	if err != nil {
-		return nil, edge(ctx, "stats", err)
+		return nil, edge.Error(ctx, "stats", err)
 	}
 	stats, err := typeurl.MarshalAnyToProto(metrics)
 	if err != nil {
-		return nil, edge(ctx, "stats", err)
+		return nil, edge.Error(ctx, "stats", err)
 	}
 	return &taskapi.StatsResponse{Stats: stats}, nil
 }
@@ -259,19 +258,4 @@ func exitedAt(e sandbox.Exit) *timestamppb.Timestamp {
 		return nil
 	}
 	return timestamppb.New(e.At)
-}
-
-// edge turns an error into one with a gRPC code, and logs what is not the
-// caller's own doing.
-func edge(ctx context.Context, method string, err error) error {
-	if err == nil {
-		return nil
-	}
-	l := log.G(ctx).WithError(err).WithField("method", method)
-	if errdefs.IsNotFound(err) || errdefs.IsInvalidArgument(err) || errdefs.IsNotImplemented(err) || errdefs.IsCanceled(err) {
-		l.Debug("request refused")
-	} else {
-		l.Error("request failed")
-	}
-	return errgrpc.ToGRPC(err)
 }
