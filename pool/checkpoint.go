@@ -20,6 +20,7 @@ import (
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/durable"
 )
 
 // manifestName is a checkpoint's manifest. It is written last, before the
@@ -230,7 +231,7 @@ func (p *Pool) save(ctx context.Context, t Template) (_ *checkpoint, err error) 
 	if c.Files, err = describe(c.machineDir()); err != nil {
 		return nil, fmt.Errorf("checkpoint %s: %w", id, err)
 	}
-	if err := writeJSON(filepath.Join(c.dir, manifestName), c.manifest); err != nil {
+	if err := durable.WriteJSON(filepath.Join(c.dir, manifestName), c.manifest); err != nil {
 		return nil, fmt.Errorf("checkpoint %s: %w", id, err)
 	}
 	p.step("save: manifest")
@@ -239,7 +240,7 @@ func (p *Pool) save(ctx context.Context, t Template) (_ *checkpoint, err error) 
 		return nil, fmt.Errorf("checkpoint %s: %w", id, err)
 	}
 	c.dir = final
-	if err := syncDir(parent); err != nil {
+	if err := durable.SyncDir(parent); err != nil {
 		return nil, fmt.Errorf("checkpoint %s: %w", id, err)
 	}
 	p.step("save: named")

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/durable"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/proc"
 	poolv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/pool/api/v1"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
@@ -75,7 +76,7 @@ func (e *entry) machineDir() string { return filepath.Join(e.dir, "machine") }
 
 // save writes r to disk as the entry's record. The caller makes it the entry's.
 func (e *entry) save(r record) error {
-	if err := writeJSON(filepath.Join(e.dir, entryName), r); err != nil {
+	if err := durable.WriteJSON(filepath.Join(e.dir, entryName), r); err != nil {
 		return fmt.Errorf("record of entry %s: %w", r.ID, err)
 	}
 	return nil

@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/log"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/durable"
 )
 
 // Pool is the machines of one host that wait for a claim. Methods are safe for
@@ -171,7 +172,7 @@ func (p *Pool) AddTemplate(ctx context.Context, t Template) (Template, error) {
 	if err := p.canSave(t); err != nil {
 		return Template{}, err
 	}
-	if err := writeJSON(p.templatePath(t.Name), t); err != nil {
+	if err := durable.WriteJSON(p.templatePath(t.Name), t); err != nil {
 		return Template{}, fmt.Errorf("store template %s: %w", t.Name, err)
 	}
 	p.step("template: stored")

@@ -16,9 +16,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/durable"
 )
 
 // Resource is something of the host's that a sandbox holds. Implementations
@@ -208,29 +209,9 @@ func undo(ctx context.Context, e entry) error {
 	return nil
 }
 
-// save writes entries to a new file and moves it over the old one, so that a
-// reader sees the one or the other, then makes them the book's.
+// save writes entries to the book's file, and then makes them the book's.
 func (b *Book) save(entries []entry) error {
-	data, err := json.MarshalIndent(entries, "", "  ")
-	if err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(b.path), ".receipts-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), b.path); err != nil {
+	if err := durable.WriteJSON(b.path, entries); err != nil {
 		return err
 	}
 	b.entries = entries

@@ -214,7 +214,7 @@ func TestFailedSaveChangesNothing(t *testing.T) {
 	if b.Len() != 1 {
 		t.Errorf("%d receipts in memory, want 1", b.Len())
 	}
-	left, err := filepath.Glob(filepath.Join(dir, ".receipts-*"))
+	left, err := filepath.Glob(filepath.Join(dir, ".*"))
 	if err != nil || len(left) != 0 {
 		t.Errorf("left beside the book: %q, %v", left, err)
 	}
@@ -243,7 +243,7 @@ func TestHalfWrittenFileIsIgnored(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "book")
 	write(t, open(t, path), "a")
-	if err := os.WriteFile(filepath.Join(dir, ".receipts-1234"), []byte(`[{"seq":1,`), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, ".book-1234"), []byte(`[{"seq":1,`), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if n := open(t, path).Len(); n != 1 {

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/durable"
 )
 
 // writeSealed writes files to dir and then the seal, which says that they
@@ -16,25 +18,11 @@ func writeSealed(dir, seal string, sealText []byte, files map[string][]byte) err
 		return err
 	}
 	for name, data := range files {
-		if err := replaceFile(dir, name, data); err != nil {
+		if err := durable.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
 			return err
 		}
 	}
-	return replaceFile(dir, seal, sealText)
-}
-
-// replaceFile writes dir/name so that a reader finds the old file or the new.
-func replaceFile(dir, name string, data []byte) error {
-	tmp, err := os.CreateTemp(dir, "."+name+"-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(data)
-	if err = errors.Join(err, tmp.Chmod(0o644), tmp.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	return os.Rename(tmp.Name(), filepath.Join(dir, name))
+	return durable.WriteFile(filepath.Join(dir, seal), sealText, 0o644)
 }
 
 // baseCache keeps the last base that was made, so that a new agent does not

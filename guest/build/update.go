@@ -3,9 +3,10 @@ package build
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"regexp"
 	"strings"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/durable"
 )
 
 // The suite that packages are taken from. Not bookworm-security: what is there
@@ -39,7 +40,7 @@ func Update(ctx context.Context, lockPath string, logf func(format string, args 
 		}
 		lock.Packages[i] = next
 	}
-	return replaceFile(filepath.Dir(lockPath), filepath.Base(lockPath), lock.Format())
+	return durable.WriteFile(lockPath, lock.Format(), 0o644)
 }
 
 func resolve(ctx context.Context, name string) (Package, error) {

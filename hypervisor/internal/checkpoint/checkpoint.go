@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/durable"
 )
 
 // ManifestName is the manifest's file in a checkpoint's directory.
@@ -73,11 +75,7 @@ func Write(dir string, m Machine, files ...string) error {
 		}
 		manifest.Files = append(manifest.Files, f)
 	}
-	data, err := json.MarshalIndent(manifest, "", "  ")
-	if err == nil {
-		err = replace(filepath.Join(dir, ManifestName), append(data, '\n'))
-	}
-	if err != nil {
+	if err := durable.WriteJSON(filepath.Join(dir, ManifestName), manifest); err != nil {
 		return fmt.Errorf("checkpoint %s: %w", dir, err)
 	}
 	return nil
@@ -99,35 +97,6 @@ func describe(path string) (File, error) {
 	}
 	digest, err := Digest(path)
 	return File{Name: filepath.Base(path), Size: info.Size(), Digest: digest}, err
-}
-
-// replace writes a file that is there with all of its contents or not at all.
-func replace(path string, data []byte) error {
-	dir, name := filepath.Split(path)
-	f, err := os.CreateTemp(dir, "."+name+"-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 // Exists says whether dir holds a checkpoint, sound or not.
