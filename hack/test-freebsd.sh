@@ -46,12 +46,12 @@ cross() {
 
 build() {
 	sysroot
-	say "shim and tests for FreeBSD"
+	say "shim, pool daemon and tests for FreeBSD"
 	rm -rf $tree
 	mkdir -p $tree/bin $tree/.cache/bin $tree/.cache/images $tree/integration
 	# What the lab takes for a checkout.
 	cp go.mod Makefile $tree/
-	cross build -trimpath -tags netgo,osusergo -o $tree/bin/ ./cmd/containerd-shim-bhyve-v2
+	cross build -trimpath -tags netgo,osusergo -o $tree/bin/ ./cmd/containerd-shim-bhyve-v2 ./cmd/bhyve-pool
 	cross test -c -ldflags=-s -o $tree/integration/ ./integration
 	# The guest image is built on Linux only.
 	GOOS=freebsd $GO list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}} {{.Dir}}{{end}}' ./... |

@@ -192,7 +192,7 @@ func testShimKilled(r *rig) {
 }
 
 // deathNotice is how soon containerd has to know that a sandbox is dead.
-const deathNotice = 5 * time.Second
+var deathNotice = lab.Patience(5 * time.Second)
 
 // wantDeath fails the test unless containerd hears of the end of a task, other
 // than by its own will, in time.

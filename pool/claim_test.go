@@ -1,4 +1,4 @@
-//go:build linux
+//go:build linux || freebsd
 
 package pool
 
@@ -16,7 +16,6 @@ import (
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/proc"
 	poolv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/pool/api/v1"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/pool/client"
-	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/pool/internal/fakevm"
 )
 
 func TestClaimTriesTheTiersInOrder(t *testing.T) {
@@ -67,7 +66,7 @@ func TestHotMachinesAreStopped(t *testing.T) {
 	tmpl := r.add(c, r.template())
 	r.warm(c, tmpl.Name, 2)
 	for _, id := range r.machines() {
-		if stopped, err := fakevm.Stopped(id.Pid); err != nil || !stopped {
+		if stopped, err := id.Stopped(); err != nil || !stopped {
 			t.Errorf("machine %s: stopped: %v, %v", id, stopped, err)
 		}
 	}
@@ -75,7 +74,11 @@ func TestHotMachinesAreStopped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if stopped, err := fakevm.Stopped(m.Pid()); err != nil || stopped {
+	id, err := proc.Identify(m.Pid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if stopped, err := id.Stopped(); err != nil || stopped {
 		t.Errorf("claimed machine: stopped: %v, %v", stopped, err)
 	}
 }

@@ -1,9 +1,8 @@
-//go:build linux
+//go:build linux || freebsd
 
 package pool
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -59,7 +58,7 @@ func newRig(t *testing.T) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{T: t, dir: dir, memory: plenty}
+	r := &rig{T: t, dir: dir, backend: fakevm.Backend{Owner: dir}, memory: plenty}
 	if err := os.MkdirAll(r.guestDir(), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -91,21 +90,11 @@ func options(dir string) Options {
 }
 
 // machines are those that run, whoever has them.
-func (r *rig) machines() (ids []proc.ID) {
+func (r *rig) machines() []proc.ID {
 	r.Helper()
-	found, err := filepath.Glob("/proc/[0-9]*/environ")
+	ids, err := (&proc.Receipt{Arg: r.dir}).Find()
 	if err != nil {
 		r.Fatal(err)
-	}
-	for _, path := range found {
-		env, err := os.ReadFile(path)
-		if err != nil || !bytes.Contains(env, []byte(`{"Dir":"`+r.dir+"/")) {
-			continue
-		}
-		pid, _ := strconv.Atoi(strings.Split(path, "/")[2])
-		if id, err := proc.Identify(pid); err == nil {
-			ids = append(ids, id)
-		}
 	}
 	return ids
 }
@@ -266,7 +255,7 @@ func daemonMain(dir string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer stop()
 	o := options(dir)
-	o.Backend = fakevm.Backend{}
+	o.Backend = fakevm.Backend{Owner: dir}
 	if os.Getenv(realEnv) != "" {
 		o.Backend = host.Backend()
 	}
@@ -324,7 +313,11 @@ func (d *daemon) said() string { return string(d.output.Bytes()) }
 
 func (r *rig) startDaemon(env ...string) *daemon {
 	r.Helper()
-	d := &daemon{cmd: exec.Command("/proc/self/exe"), output: &tail.Buffer{Max: 1 << 20}, done: make(chan struct{})}
+	self, err := os.Executable()
+	if err != nil {
+		r.Fatal(err)
+	}
+	d := &daemon{cmd: exec.Command(self), output: &tail.Buffer{Max: 1 << 20}, done: make(chan struct{})}
 	d.cmd.Env = append(append(os.Environ(), daemonEnv+"="+r.dir), env...)
 	d.cmd.Stderr = d.output
 	if err := os.Remove(r.socket()); err != nil && !os.IsNotExist(err) {

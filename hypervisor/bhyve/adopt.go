@@ -56,41 +56,34 @@ func (b Backend) adopt(ctx context.Context, r hypervisor.Record, book *receipt.B
 	if gerr != nil {
 		return nil, gerr
 	}
-	p, err := process.Adopt(log.G(ctx).WithField("machine", r.ID), r.Dir, r.Process, book, r.Mark)
+	started, err := b.vmm.active(g.Name)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return nil, err
+	}
+	// In the order of launch: receipts are undone backwards, and a tap cannot be
+	// destroyed before the process that has it open has ended.
+	link, err := b.adoptLink(g.NICs[0].Tap, g.LinkMark, book)
 	if err != nil {
 		return nil, err
+	}
+	line, err := book.Write(vmReceipt{g.Name})
+	if err != nil {
+		return nil, errors.Join(err, link.Disown())
+	}
+	p, err := process.Adopt(log.G(ctx).WithField("machine", r.ID), r.Dir, r.Process, book, r.Mark)
+	if err != nil {
+		// It is still its former owner's.
+		return nil, errors.Join(err, line.Strike(), link.Disown())
 	}
 	cfg := g.Asked
 	cfg.ID, cfg.Dir = r.ID, r.Dir
 	m := newMachine(cfg, b.vmm, p)
-	m.mark = r.Mark
-	if err := m.adoptParts(b, g, book); err != nil {
-		// It is still its former owner's.
-		err = errors.Join(err, p.Disown())
-		if m.receipt != nil {
-			err = errors.Join(err, m.receipt.Strike())
-		}
-		return nil, err
-	}
+	m.mark, m.started, m.receipt = r.Mark, started, line
+	m.link(link)
 	launched := make(chan struct{})
 	close(launched)
 	go m.wait(launched)
 	return m, nil
-}
-
-func (m *machine) adoptParts(b Backend, g guest, book *receipt.Book) (err error) {
-	if m.started, err = b.vmm.active(m.vm); err != nil && !errdefs.IsNotFound(err) {
-		return err
-	}
-	if m.receipt, err = book.Write(vmReceipt{m.vm}); err != nil {
-		return err
-	}
-	link, err := b.adoptLink(g.NICs[0].Tap, g.LinkMark, book)
-	if err != nil {
-		return err
-	}
-	m.link(link)
-	return nil
 }
 
 // gone removes what is left of a machine whose process has ended.

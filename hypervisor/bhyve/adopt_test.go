@@ -1,12 +1,14 @@
 package bhyve
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/proc"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
 	"github.com/containerd/errdefs"
 )
@@ -54,6 +56,40 @@ func TestMachineChangesHands(t *testing.T) {
 		t.Error("it was killed without its vCPUs having been woken")
 	}
 	r.clean(t)
+}
+
+// TestReceiptsOfAnHeir is that what is undone first is what the rest waits for: a
+// tap is held until its bhyve has ended.
+func TestReceiptsOfAnHeir(t *testing.T) {
+	r := newRig(t, running)
+	record := r.launch(t).(*machine).Record()
+	adoptLink := r.adoptLink
+	r.adoptLink = func(tap, mark string, book *receipt.Book) (tapLink, error) {
+		if n := book.Len(); n != 0 {
+			t.Errorf("%d receipts before the link's", n)
+		}
+		return adoptLink(tap, mark, book)
+	}
+	path := filepath.Join(t.TempDir(), "receipts")
+	book, err := receipt.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	heir, err := r.Adopt(t.Context(), record, book)
+	if err != nil {
+		t.Fatal(err)
+	}
+	written, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	vm, process := bytes.Index(written, []byte(`"`+vmKind+`"`)), bytes.Index(written, []byte(`"`+proc.Kind+`"`))
+	if vm < 0 || process < vm {
+		t.Errorf("the process is not the last of\n%s", written)
+	}
+	if err := heir.Destroy(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestAdoptWhatHasEnded(t *testing.T) {

@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/uuid"
@@ -30,6 +29,8 @@ const Name = "fake"
 // Backend makes machines out of the test program itself, whose TestMain has to
 // call Become.
 type Backend struct {
+	// Owner is an argument of each machine's process, to find them by.
+	Owner string
 	// Fail, if set, is asked before each operation whether it fails.
 	Fail func(op string) error
 }
@@ -85,7 +86,11 @@ func (b Backend) start(cfg hypervisor.Config, from string, book *receipt.Book) (
 	if m.line, err = book.Write(line); err != nil {
 		return nil, err
 	}
-	cmd := exec.Command("/proc/self/exe", m.mark)
+	self, err := os.Executable()
+	if err != nil {
+		return nil, errors.Join(err, m.line.Strike())
+	}
+	cmd := exec.Command(self, m.mark, b.Owner)
 	cmd.Env = append(os.Environ(), bornEnv+"="+encode(birth{
 		Dir: cfg.Dir, From: from, SaveTo: cfg.CheckpointDir, MemoryMiB: cfg.MemoryMiB,
 	}))
@@ -186,36 +191,11 @@ func (m *machine) Park(ctx context.Context) error {
 	if err := m.backend.fail("park"); err != nil {
 		return err
 	}
-	if err := m.id.Signal(unix.SIGSTOP); err != nil {
-		return err
-	}
-	return m.await(ctx, true)
+	return m.id.Stop(ctx)
 }
 
 // Unpark implements hypervisor.Parker.
-func (m *machine) Unpark(ctx context.Context) error {
-	if err := m.id.Signal(unix.SIGCONT); err != nil {
-		return err
-	}
-	return m.await(ctx, false)
-}
-
-// await waits until the process table shows the process stopped, or not.
-func (m *machine) await(ctx context.Context, stopped bool) error {
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for {
-		is, err := Stopped(m.id.Pid)
-		if err != nil || is == stopped {
-			return err
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-}
+func (m *machine) Unpark(ctx context.Context) error { return m.id.Continue(ctx) }
 
 // Record implements hypervisor.Transferable.
 func (m *machine) Record() hypervisor.Record {

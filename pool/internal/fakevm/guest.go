@@ -176,23 +176,3 @@ func Image(dir string) error {
 	}
 	return os.WriteFile(filepath.Join(dir, guest.ManifestName), []byte(encode(m)), 0o600)
 }
-
-// Stopped says whether every thread of a process is stopped, by field 3 of
-// proc_pid_stat(5).
-func Stopped(pid int) (bool, error) {
-	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
-	if err != nil || len(threads) == 0 {
-		return false, fmt.Errorf("process %d: %w", pid, errdefs.ErrNotFound)
-	}
-	for _, path := range threads {
-		data, err := os.ReadFile(path)
-		if err != nil {
-			// A thread that has ended since.
-			continue
-		}
-		if state := data[bytes.LastIndexByte(data, ')')+2]; state != 'T' {
-			return false, nil
-		}
-	}
-	return true, nil
-}
