@@ -122,7 +122,7 @@ func (r *clientRig) state(id string) (lab.State, error) {
 // wantExit waits for a container's end.
 func (r *clientRig) wantExit(id string, code int) {
 	r.Helper()
-	r.eventually(20*time.Second, func() error {
+	r.eventually(lab.Patience(20*time.Second), func() error {
 		s, err := r.state(id)
 		if err == nil && (s.Running || s.ExitCode != code) {
 			err = fmt.Errorf("container %s is %+v, want the exit code %d", id, s, code)
@@ -216,7 +216,7 @@ func clientStop(r *clientRig) {
 		grace time.Duration
 		code  int
 	}{
-		{"exit 42", 20 * time.Second, 42},
+		{"exit 42", lab.Patience(20 * time.Second), 42},
 		{"", time.Second, 128 + 9},
 	} {
 		id := r.start(r.container("/bin/sh", "-c", "trap '"+c.trap+"' TERM; touch /tmp/ready; while :; do sleep 1; done"))

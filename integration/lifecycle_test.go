@@ -113,7 +113,7 @@ func (r *rig) taskStatus(id string) (status, pid string) {
 
 func (r *rig) waitStatus(id, want string) {
 	r.Helper()
-	r.eventually(10*time.Second, func() error {
+	r.eventually(lab.Patience(10*time.Second), func() error {
 		if got, _ := r.taskStatus(id); got != want {
 			return fmt.Errorf("task %s has status %q, want %q", id, got, want)
 		}
