@@ -41,9 +41,12 @@ type Config struct {
 	CheckpointDir string
 }
 
-// NIC is a virtio network interface on a tap that belongs to the caller.
+// NIC is a virtio network interface on a tap that belongs to the caller, or on
+// one of the machine's own.
 type NIC struct {
-	// Tap is the tap's name. It exists, and outlives the machine.
+	// Tap is the tap's name. It exists, and outlives the machine. Empty for an
+	// interface that leads nowhere until somebody takes its tap to where it is to
+	// lead (see Pluggable), where Capabilities.Plug says that there are such.
 	Tap string
 	// NetNS is the path of the network namespace that the tap is in, empty for
 	// this process's own. Linux only.
@@ -88,7 +91,7 @@ func (c Config) Validate(caps Capabilities) error {
 	if c.MemoryMiB < MinMemoryMiB {
 		return fmt.Errorf("machine %s: %d MiB of memory: want at least %d: %w", c.ID, c.MemoryMiB, MinMemoryMiB, errdefs.ErrInvalidArgument)
 	}
-	if c.NIC != nil && (c.NIC.Tap == "" || len(c.NIC.MAC) != 6) {
+	if c.NIC != nil && (c.NIC.Tap == "" && !caps.Plug || len(c.NIC.MAC) != 6) {
 		return fmt.Errorf("machine %s: network interface on tap %q with address %q: want a name and 6 bytes: %w",
 			c.ID, c.NIC.Tap, c.NIC.MAC, errdefs.ErrInvalidArgument)
 	}

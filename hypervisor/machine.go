@@ -92,6 +92,9 @@ type Capabilities struct {
 	// Checkpoint is true where machines can be saved and restored: see
 	// Checkpointer and Restorer.
 	Checkpoint bool
+	// Plug is true where a machine may be made with a network interface that is
+	// connected to something later: see Pluggable.
+	Plug bool
 	// MaxVCPUs is the most virtual CPUs that a machine may have.
 	MaxVCPUs int
 }

@@ -21,6 +21,16 @@ type Parker interface {
 	Unpark(ctx context.Context) error
 }
 
+// Pluggable is a Machine that may have a network interface on a tap of its own:
+// NIC.Tap was empty when it was made.
+type Pluggable interface {
+	// Port is that tap as Launch or Restore has left it: down, alone in a network
+	// namespace, and gone with the machine wherever it is by then. Whoever owns the
+	// machine moves it to where the interface is to lead, running or parked. nil
+	// if the machine has no such tap.
+	Port() *NIC
+}
+
 // Record is what a machine is found by after the process that launched it has
 // ended or has given it away. It is plain data, for a durable record or for
 // another process on the same host.

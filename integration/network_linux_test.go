@@ -94,6 +94,12 @@ func linkUp(name string, addrs ...string) error {
 // The network is gone when the test ends.
 func (r *rig) withNetwork(p policy.Policy) (flags []string, n *network.Network) {
 	r.Helper()
+	return r.withNetworkAnd(p, lab.ShimConfig{})
+}
+
+// withNetworkAnd is withNetwork with more in the shim's configuration.
+func (r *rig) withNetworkAnd(p policy.Policy, c lab.ShimConfig) (flags []string, n *network.Network) {
+	r.Helper()
 	dir := r.TB().TempDir()
 	cfg := network.DefaultConfig()
 	cfg.Policy = p
@@ -110,7 +116,8 @@ func (r *rig) withNetwork(p policy.Policy) (flags []string, n *network.Network) 
 	if err := os.WriteFile(file, data, 0o600); err != nil {
 		r.Fatal(err)
 	}
-	if err := r.WriteShimConfig(shim, lab.ShimConfig{Network: "default", NetworkConfig: file}); err != nil {
+	c.Network, c.NetworkConfig = "default", file
+	if err := r.WriteShimConfig(shim, c); err != nil {
 		r.Fatal(err)
 	}
 	r.Cleanup(func() {
@@ -174,7 +181,10 @@ func testDefaultNetwork(r *rig) {
 
 // testNamespaceOfTheHost runs a container in a network namespace that has been
 // filled before, as CRI's are: the guest is found at the interface's address.
-func testNamespaceOfTheHost(r *rig) {
+func testNamespaceOfTheHost(r *rig) { r.inNamespaceOfTheHost(nil) }
+
+func (r *rig) inNamespaceOfTheHost(flags []string) {
+	r.Helper()
 	ns, err := netns.New()
 	if err != nil {
 		r.Fatal(err)
@@ -195,7 +205,7 @@ func testNamespaceOfTheHost(r *rig) {
 		r.Fatal(err)
 	}
 	path := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), ns.Fd())
-	id := r.start([]string{"--with-ns", "network:" + path}, "/bin/probe", "web", "8080")
+	id := r.start(append(flags, "--with-ns", "network:"+path), "/bin/probe", "web", "8080")
 	r.eventually(commandTimeout, func() error {
 		resp, err := (&http.Client{Timeout: commandTimeout}).Get("http://" + own + ":8080/")
 		if err == nil {

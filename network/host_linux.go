@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/netns"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/nft"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/policy"
 )
@@ -132,6 +134,8 @@ func (h *linux) attach(_ context.Context, r *record, p *policy.Compiled) error {
 	case !errors.As(err, new(netlink.LinkNotFoundError)):
 	case r.NetNS != "":
 		tap, err = h.addVeth(r)
+	case r.port != nil:
+		tap, err = h.takePort(r)
 	default:
 		tap, err = h.addTap(r)
 	}
@@ -167,6 +171,30 @@ func (h *linux) addTap(r *record) (netlink.Link, error) {
 		return nil, err
 	}
 	return netlink.LinkByName(r.Tap)
+}
+
+// takePort makes a machine's tap the sandbox's. It is down, and ends with the
+// machine.
+func (h *linux) takePort(r *record) (netlink.Link, error) {
+	// The namespace is the thread's.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	here, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return nil, err
+	}
+	defer here.Close()
+	if err := netns.Move(r.port.NetNS, r.port.Tap, here, r.Tap); err != nil {
+		return nil, err
+	}
+	tap, err := netlink.LinkByName(r.Tap)
+	if err != nil {
+		return nil, err
+	}
+	if err := netlink.LinkSetMTU(tap, r.MTU); err != nil {
+		return nil, fmt.Errorf("MTU %d: %w", r.MTU, err)
+	}
+	return tap, nil
 }
 
 // join makes the tap a private member of the bridge: it reaches the host alone.

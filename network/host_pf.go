@@ -158,6 +158,9 @@ func (h *freebsd) attach(ctx context.Context, r *record, p *policy.Compiled) err
 	if r.NetNS != "" {
 		return fmt.Errorf("network namespace %s: there are none: %w", r.NetNS, errdefs.ErrNotImplemented)
 	}
+	if r.port != nil {
+		return fmt.Errorf("tap %s of a machine that is there: %w", r.port.Tap, errdefs.ErrNotImplemented)
+	}
 	tap, err := h.iface(ctx, r.Tap)
 	if err != nil {
 		return err

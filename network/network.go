@@ -127,6 +127,7 @@ func (n *Network) Add(ctx context.Context, req Request) (_ *Result, err error) {
 	if err != nil {
 		return nil, err
 	}
+	r.port = req.Port
 	if err := n.attach(ctx, r); err != nil {
 		if isNew {
 			_, derr := n.release(context.WithoutCancel(ctx), r)

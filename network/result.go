@@ -23,6 +23,15 @@ type Request struct {
 	// NetNS is the path of a network namespace that is to get the interface, in
 	// place of a machine; Interface is its name there. Linux only.
 	NetNS, Interface string
+	// Port, if set, is the tap of a machine that is there already: it becomes the
+	// sandbox's, in place of a new one. Linux only.
+	Port *Port
+}
+
+// Port is a tap that is down, in a network namespace other than the network's.
+type Port struct {
+	// NetNS is the namespace's path, Tap the tap's name in it.
+	NetNS, Tap string
 }
 
 // Result is a sandbox's network.

@@ -146,8 +146,15 @@ func (r *rig) del(id string) Released {
 func (r *rig) guest(id string, p *policy.Policy) *guest {
 	r.t.Helper()
 	g := &guest{Result: r.add(id, p), ns: namespace(r.t)}
-	var inside *os.File
 	r.in(r.host, func() (err error) { g.wire, err = openTap(g.Tap); return err })
+	r.run(g)
+	return g
+}
+
+// run has a guest on its wire.
+func (r *rig) run(g *guest) {
+	r.t.Helper()
+	var inside *os.File
 	r.in(g.ns, func() (err error) {
 		if inside, err = openTap("eth0"); err != nil {
 			return err
@@ -170,7 +177,6 @@ func (r *rig) guest(id string, p *policy.Policy) *guest {
 	go pump(g.wire, inside)
 	go pump(inside, g.wire)
 	r.t.Cleanup(func() { g.wire.Close(); inside.Close() })
-	return g
 }
 
 func openTap(name string) (*os.File, error) {

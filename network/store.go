@@ -39,6 +39,8 @@ type record struct {
 	Policy policy.Policy `json:"policy"`
 	// Ready is false until everything has been made.
 	Ready bool `json:"ready"`
+	// port is the request's.
+	port *Port
 }
 
 // store is the state directory of one network. See the package's comment.

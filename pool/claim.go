@@ -32,7 +32,6 @@ type Offer struct {
 	Template string
 	Tier     poolv1.Tier
 	Machine  hypervisor.Record
-	NIC      *hypervisor.NIC
 	Parked   bool
 	// Age is how long ago the machine became ready.
 	Age time.Duration
@@ -217,7 +216,7 @@ func (p *Pool) offer(e *entry, to proc.ID) (*Offer, error) {
 	p.mu.Unlock()
 	p.work.Go(func() { p.watchOffer(e, p.opts.ClaimTimeout) })
 	return &Offer{
-		Entry: r.ID, Template: r.Template, Tier: tier, Machine: *r.Machine, NIC: r.NIC,
+		Entry: r.ID, Template: r.Template, Tier: tier, Machine: *r.Machine,
 		Parked: e.parked, Age: r.Offered.Sub(r.Ready),
 	}, nil
 }

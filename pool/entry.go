@@ -42,7 +42,6 @@ type record struct {
 	Checkpoint string `json:"checkpoint,omitempty"`
 	// Machine is set from hot on.
 	Machine *hypervisor.Record `json:"machine,omitempty"`
-	NIC     *hypervisor.NIC    `json:"nic,omitempty"`
 	// Book is which of the receipt books is the valid one.
 	Book int `json:"book"`
 	// Claimant is to whom it is offered or was given.

@@ -51,11 +51,7 @@ func (p *Pool) create(ctx context.Context, t Template, cp *checkpoint, saveTo st
 		Kernel: image.Kernel, Initrd: image.Initrd, Cmdline: t.KernelArgs, CheckpointDir: saveTo,
 	}
 	if t.NIC {
-		if cfg.NIC, err = p.opts.Network.NewNIC(ctx, e.ID, e.book); err != nil {
-			return nil, err
-		}
-		e.NIC = cfg.NIC
-		p.step("make: network interface")
+		cfg.NIC = &hypervisor.NIC{MAC: portMAC}
 	}
 	if cp != nil {
 		e.machine, err = p.opts.Backend.(hypervisor.Restorer).Restore(ctx, cfg, cp.machineDir(), e.book)

@@ -1,7 +1,6 @@
 package pool
 
 import (
-	"context"
 	"fmt"
 	"path/filepath"
 	"time"
@@ -9,7 +8,6 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
-	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
 )
 
 // Options are what a pool is opened with.
@@ -21,9 +19,6 @@ type Options struct {
 	// Root is the directory of what survives a reboot, State that of what need
 	// not. Both are made if they are missing.
 	Root, State string
-	// Network makes the taps of machines with a network interface. Without it
-	// templates that want one are errdefs.ErrNotImplemented.
-	Network Network
 
 	// Concurrency is how many machines are made at the same time, 0 for
 	// DefaultConcurrency.
@@ -42,13 +37,6 @@ type Options struct {
 	// Step, if set, is called between any two effects that a crash may part, with
 	// the name of the one that has just happened. It is for tests.
 	Step func(name string)
-}
-
-// Network gives machines their network interface.
-type Network interface {
-	// NewNIC makes a tap with a receipt in book. It goes when the receipt is
-	// undone.
-	NewNIC(ctx context.Context, id string, book *receipt.Book) (*hypervisor.NIC, error)
 }
 
 // Defaults of Options.

@@ -166,9 +166,6 @@ func (p *Pool) AddTemplate(ctx context.Context, t Template) (Template, error) {
 	if err := t.Validate(p.caps); err != nil {
 		return Template{}, err
 	}
-	if t.NIC && p.opts.Network == nil {
-		return Template{}, fmt.Errorf("template %s: machines with a network interface: %w", t.Name, errdefs.ErrNotImplemented)
-	}
 	if err := p.canSave(t); err != nil {
 		return Template{}, err
 	}

@@ -78,14 +78,10 @@ func (s *service) Claim(ctx context.Context, r *poolv1.ClaimRequest) (*poolv1.Cl
 	if err != nil {
 		return nil, err
 	}
-	resp := &poolv1.ClaimResponse{
+	return &poolv1.ClaimResponse{
 		Entry: offer.Entry, Template: offer.Template, Tier: offer.Tier, Machine: machine,
 		Parked: offer.Parked, Age: durationpb.New(offer.Age),
-	}
-	if nic := offer.NIC; nic != nil {
-		resp.Tap, resp.Mac, resp.Netns = nic.Tap, nic.MAC, nic.NetNS
-	}
-	return resp, nil
+	}, nil
 }
 
 func (s *service) Confirm(ctx context.Context, r *poolv1.EntryRequest) (*emptypb.Empty, error) {

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"fmt"
+	"net"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -29,7 +30,8 @@ type Template struct {
 	VCPUs      int      `json:"vcpus"`
 	MemoryMiB  int      `json:"memory_mib"`
 	KernelArgs []string `json:"kernel_args,omitempty"`
-	// NIC is true for machines with a network interface beside the link.
+	// NIC is true for machines with a network interface beside the link, which
+	// the claimant plugs in (hypervisor.Pluggable).
 	NIC bool `json:"nic,omitempty"`
 
 	// Low and High are the watermarks of the hot tier: with fewer than Low it is
@@ -48,6 +50,11 @@ type Template struct {
 	// Zero is never.
 	IdleTimeout time.Duration `json:"idle_timeout_ns,omitempty"`
 }
+
+// portMAC is what all machines of the pool have for their interface's address
+// until their claimants tell them another. It goes with no address that package
+// network gives out.
+var portMAC = net.HardwareAddr{0x02, 0xcb, 0, 0, 0, 1}
 
 // maxHot bounds a watermark: above it is a mistake, not a plan.
 const maxHot = 10000
@@ -68,7 +75,8 @@ func validateName(name string) error {
 }
 
 // Validate checks what can be told from the template alone. Its errors are
-// errdefs.ErrInvalidArgument and name the field.
+// errdefs.ErrInvalidArgument and name the field, or errdefs.ErrNotImplemented for
+// what machines of these capabilities cannot have.
 func (t Template) Validate(caps hypervisor.Capabilities) error {
 	if err := validateName(t.Name); err != nil {
 		return err
@@ -87,6 +95,9 @@ func (t Template) Validate(caps hypervisor.Capabilities) error {
 		return invalid("watermarks %d and %d: want 0 <= low <= high <= %d", t.Low, t.High, maxHot)
 	case t.IdleTimeout < 0:
 		return invalid("idle timeout %v", t.IdleTimeout)
+	}
+	if t.NIC && !caps.Plug {
+		return fmt.Errorf("template %s: a network interface that is plugged in later: %w", t.Name, errdefs.ErrNotImplemented)
 	}
 	return nil
 }

@@ -114,7 +114,6 @@ func TestMachineChangesHands(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg.NIC = &hypervisor.NIC{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 7}}
-	cfg.NIC.NetNS, cfg.NIC.Tap = tapInNamespace(t)
 	record, left := launchAndDie(t, cfg)
 
 	first, firstBook := adoptMachine(t, record)
@@ -145,6 +144,7 @@ func TestMachineChangesHands(t *testing.T) {
 	if got := second.Record(); got != record {
 		t.Errorf("record %+v became %+v", record, got)
 	}
+	plugged := plugIn(t, second)
 	if err := first.Disown(); err != nil || firstBook.Len() != 0 {
 		t.Errorf("disown: %v, %d receipts", err, firstBook.Len())
 	}
@@ -163,6 +163,11 @@ func TestMachineChangesHands(t *testing.T) {
 		t.Fatal(err)
 	}
 	hello(t, second)
+	// Its tap has been taken elsewhere meanwhile, and ends with it there.
+	if is, err := isPlugged(plugged); err != nil || !is {
+		t.Errorf("plugged in: %v, %v", is, err)
+	}
+	attached(t, second, cfg.NIC.MAC)
 
 	// Powered off while it is parked: the owner knows how it ended, though it is
 	// not its parent.
@@ -171,6 +176,9 @@ func TestMachineChangesHands(t *testing.T) {
 	}
 	if exit := waitDone(t, second); exit.Reason != hypervisor.ExitPowerOff {
 		t.Errorf("exit %+v", exit)
+	}
+	if is, err := isPlugged(plugged); err != nil || is {
+		t.Errorf("its tap is still there: %v, %v", is, err)
 	}
 	if err := second.Park(ctx); !errors.Is(err, hypervisor.ErrExited) {
 		t.Errorf("park what has ended: %v", err)

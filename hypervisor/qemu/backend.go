@@ -15,12 +15,10 @@ import (
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor/internal/process"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor/link"
-	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/netns"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
 )
 
 const program = "qemu-system-x86_64"
@@ -53,7 +51,7 @@ func (Backend) Capabilities(context.Context) (hypervisor.Capabilities, error) {
 	if _, err := exec.LookPath(program); err != nil {
 		return hypervisor.Capabilities{}, fmt.Errorf("is QEMU installed? %w: %w", errdefs.ErrUnavailable, err)
 	}
-	return hypervisor.Capabilities{Accelerated: haveKVM(), Vsock: haveVsock(), Checkpoint: true, MaxVCPUs: maxVCPUs}, nil
+	return hypervisor.Capabilities{Accelerated: haveKVM(), Vsock: haveVsock(), Checkpoint: true, Plug: true, MaxVCPUs: maxVCPUs}, nil
 }
 
 // Launch implements hypervisor.Backend.
@@ -134,13 +132,13 @@ func (m *machine) run(ctx context.Context, caps hypervisor.Capabilities, s spec,
 	// The tap is to end with QEMU.
 	defer linkFile.Close()
 	inherited := []*os.File{linkFD - 3: linkFile}
-	if s.NIC != nil {
-		tap, err := link.OpenTap(s.NIC.NetNS, s.NIC.Tap)
-		if err != nil {
-			return err
-		}
-		defer tap.Close()
-		inherited = append(inherited, tap)
+	nic, err := openNIC(s.NIC)
+	if err != nil {
+		return err
+	}
+	defer nic.close()
+	if nic.tap != nil {
+		inherited = append(inherited, nic.tap)
 	}
 
 	if s.qemu, err = installed(); err != nil {
@@ -167,7 +165,7 @@ func (m *machine) run(ctx context.Context, caps hypervisor.Capabilities, s spec,
 	m.mark, m.cid = s.uuid, s.cid
 	m.Process.Cmd.Args = append(m.Process.Cmd.Args, args...)
 	m.Process.Cmd.ExtraFiles = inherited
-	err = inNetNS(m.Process.Cmd, s.NIC, func() error {
+	err = nic.around(m.Process.Cmd, func() error {
 		return m.Process.Start(log.G(ctx).WithField("machine", m.ID()), book, s.uuid)
 	})
 	if m.Process.Started() {
@@ -226,21 +224,4 @@ func (m *machine) openMonitor(ctx context.Context) error {
 	}
 	// It answers from its main loop, when its start is over.
 	return m.root.remove()
-}
-
-// inNetNS starts a monitor that is in the network namespace of the machine's tap,
-// or in one of its own. All its connections are open files. The process stands
-// for its containers on the host, where clients and OCI hooks look for, and set
-// up, the network namespace of that process: it must not be the host's.
-func inNetNS(cmd *exec.Cmd, nic *hypervisor.NIC, start func() error) error {
-	if nic == nil || nic.NetNS == "" {
-		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWNET
-		return start()
-	}
-	ns, err := netns.Open(nic.NetNS)
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	return netns.Do(ns, start)
 }

@@ -3,6 +3,7 @@
 package qemu
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/netns"
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -65,4 +67,35 @@ func TestLaunchWithoutItsTap(t *testing.T) {
 	if _, err := New().Launch(testContext(t), cfg, book); !errdefs.IsNotFound(err) || book.Len() != 0 {
 		t.Errorf("got %v, %d receipts", err, book.Len())
 	}
+}
+
+// plugIn takes the machine's tap to a namespace of the test's, and returns that.
+func plugIn(t *testing.T, m *machine) *os.File {
+	t.Helper()
+	port := m.Port()
+	if port == nil {
+		t.Fatal("the machine has no port")
+	}
+	ns, err := netns.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ns.Close() })
+	if err := netns.Move(port.NetNS, port.Tap, ns, "plugged"); err != nil {
+		t.Fatal(err)
+	}
+	return ns
+}
+
+// isPlugged says whether a tap is where plugIn has taken it.
+func isPlugged(ns *os.File) (is bool, err error) {
+	err = netns.Do(ns, func() error {
+		_, err := netlink.LinkByName("plugged")
+		is = err == nil
+		if errors.As(err, new(netlink.LinkNotFoundError)) {
+			return nil
+		}
+		return err
+	})
+	return is, err
 }

@@ -28,6 +28,9 @@ func (n *Namespace) Receipt() Receipt { return Receipt{} }
 // AddTap returns errdefs.ErrNotImplemented.
 func (n *Namespace) AddTap() (net.HardwareAddr, error) { return nil, errdefs.ErrNotImplemented }
 
+// Plug returns errdefs.ErrNotImplemented.
+func (n *Namespace) Plug(from, tap string) error { return errdefs.ErrNotImplemented }
+
 // Connect returns errdefs.ErrNotImplemented.
 func (n *Namespace) Connect() (*Interface, error) { return nil, errdefs.ErrNotImplemented }
 

@@ -98,6 +98,24 @@ func (n *Namespace) AddTap() (mac net.HardwareAddr, err error) {
 	return append(net.HardwareAddr{mac[0] ^ 0x04}, mac[1:]...), nil
 }
 
+// Plug is AddTap with the tap of a machine that is there already: it is called
+// tap in the network namespace at path from, which may be this one, and is down.
+func (n *Namespace) Plug(from, tap string) error {
+	err := netns.Do(n.file, func() error {
+		if _, err := netlink.LinkByName(Tap); err == nil {
+			return fmt.Errorf("another machine is in the namespace: %w", errdefs.ErrAlreadyExists)
+		}
+		return nil
+	})
+	if err == nil {
+		err = netns.Move(from, tap, n.file, Tap)
+	}
+	if err != nil {
+		return fmt.Errorf("tap in network namespace %s: %w", n.path, err)
+	}
+	return nil
+}
+
 // Connect connects the namespace's interface with the tap and says what the
 // guest must make its own. errdefs.ErrNotFound if the namespace has no interface
 // yet. It may be called again.

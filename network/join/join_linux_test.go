@@ -87,14 +87,52 @@ func TestGuestTakesTheInterfacesPlace(t *testing.T) {
 	if _, err := n.AddTap(); !errdefs.IsAlreadyExists(err) {
 		t.Errorf("a second tap: %v, want already exists", err)
 	}
+	var wire *os.File
+	in(t, n.file, func() (err error) { wire, err = openTap(Tap); return err })
+	i := takesPlace(t, host, n, wire)
+	if len(mac) != 6 || slices.Equal(mac, i.MAC) {
+		t.Errorf("the tap's address is %s, the interface's %s", mac, i.MAC)
+	}
+}
+
+// A machine that was there before brings its tap, from where it is; or it is in
+// the namespace that is to be filled.
+func TestMachineBringsItsTap(t *testing.T) {
+	for name, same := range map[string]bool{"from elsewhere": false, "it is in the namespace": true} {
+		t.Run(name, func(t *testing.T) {
+			host := newNS(t)
+			n := podNS(t, host)
+			machine := n.file
+			if !same {
+				machine = newNS(t)
+			}
+			var wire *os.File
+			in(t, machine, func() (err error) { wire, err = openTap("port"); return err })
+			from := (&Namespace{file: machine}).Path()
+			if err := n.Plug(from, "none"); !errdefs.IsNotFound(err) {
+				t.Errorf("a tap that is not there: %v", err)
+			}
+			if err := n.Plug(from, "port"); err != nil {
+				t.Fatal(err)
+			}
+			if err := n.Plug(from, "port"); !errdefs.IsAlreadyExists(err) {
+				t.Errorf("a second tap: %v, want already exists", err)
+			}
+			takesPlace(t, host, n, wire)
+		})
+	}
+}
+
+// takesPlace connects a guest that has the other end of the tap, and has it
+// answer a host.
+func takesPlace(t *testing.T, host *os.File, n *Namespace, wire *os.File) *Interface {
+	t.Helper()
 	var i *Interface
 	for range 2 {
+		var err error
 		if i, err = n.Connect(); err != nil {
 			t.Fatal(err)
 		}
-	}
-	if len(mac) != 6 || slices.Equal(mac, i.MAC) {
-		t.Errorf("the tap's address is %s, the interface's %s", mac, i.MAC)
 	}
 	gateway := netip.MustParseAddr("10.9.0.1")
 	want := Route{Destination: netip.MustParsePrefix("0.0.0.0/0"), Gateway: gateway}
@@ -104,8 +142,7 @@ func TestGuestTakesTheInterfacesPlace(t *testing.T) {
 	}
 
 	guest := newNS(t)
-	var wire, inside *os.File
-	in(t, n.file, func() (err error) { wire, err = openTap(Tap); return err })
+	var inside *os.File
 	in(t, guest, func() (err error) {
 		if inside, err = openTap("eth0"); err != nil {
 			return err
@@ -144,6 +181,7 @@ func TestGuestTakesTheInterfacesPlace(t *testing.T) {
 	case <-ctx.Done():
 		t.Error("the guest was not reached")
 	}
+	return i
 }
 
 // What is undone leaves the namespace as the plugin left it, and another one at

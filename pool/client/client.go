@@ -95,7 +95,6 @@ type Claimed struct {
 	Tier     poolv1.Tier
 	// Age is for how long it had been ready.
 	Age time.Duration
-	NIC *hypervisor.NIC
 	// Owned and Running are when the machine had changed hands and when its
 	// processors ran, since the claim began.
 	Owned, Running time.Duration
@@ -199,9 +198,6 @@ func (c *Client) take(ctx context.Context, adopter hypervisor.Adopter, offer *po
 	claimed := &Claimed{
 		Machine: m, Template: offer.Template, Tier: offer.Tier, Age: offer.Age.AsDuration(),
 		Owned: time.Since(began),
-	}
-	if offer.Tap != "" {
-		claimed.NIC = &hypervisor.NIC{Tap: offer.Tap, NetNS: offer.Netns, MAC: offer.Mac}
 	}
 	if offer.Parked {
 		parker, ok := m.(hypervisor.Parker)

@@ -77,20 +77,23 @@ type network struct {
 	mu sync.Mutex
 }
 
-// openNetwork takes what r asks for from the host, before the machine is made.
-// nil if it asks for nothing.
-func openNetwork(ctx context.Context, r machineRequest, book *receipt.Book) (*network, error) {
+// wanted says whether a machine needs an interface for it.
+func (r networkRequest) wanted() bool { return r.netns != "" || r.own || r.standard }
+
+// openNetwork takes what r asks for from the host: before the machine is made,
+// or with the port of one that is there. nil if it asks for nothing.
+func openNetwork(ctx context.Context, r machineRequest, port *hypervisor.NIC, book *receipt.Book) (*network, error) {
 	switch {
 	case r.network.netns != "" || r.network.own:
-		return joinNetwork(ctx, r, book)
+		return joinNetwork(ctx, r, port, book)
 	case r.network.standard:
-		return addNetwork(ctx, r, book)
+		return addNetwork(ctx, r, port, book)
 	}
 	return nil, nil
 }
 
 // addNetwork gives the machine an address of the configured network.
-func addNetwork(ctx context.Context, r machineRequest, book *receipt.Book) (_ *network, err error) {
+func addNetwork(ctx context.Context, r machineRequest, port *hypervisor.NIC, book *receipt.Book) (_ *network, err error) {
 	cfg, err := hostnet.LoadConfig(r.config.Network.Config)
 	if err != nil {
 		return nil, err
@@ -104,7 +107,11 @@ func addNetwork(ctx context.Context, r machineRequest, book *receipt.Book) (_ *n
 		return nil, err
 	}
 	nw := &network{line: line}
-	result, err := n.Add(ctx, hostnet.Request{ID: machineID(r)})
+	request := hostnet.Request{ID: machineID(r)}
+	if port != nil {
+		request.Port = &hostnet.Port{NetNS: port.NetNS, Tap: port.Tap}
+	}
+	result, err := n.Add(ctx, request)
 	if err != nil {
 		if cerr := nw.close(ctx); cerr != nil {
 			log.G(ctx).WithError(cerr).Error("network that could not be had could not be given back")
@@ -112,17 +119,21 @@ func addNetwork(ctx context.Context, r machineRequest, book *receipt.Book) (_ *n
 		return nil, err
 	}
 	nw.nic = hypervisor.NIC{Tap: result.Tap, MAC: result.MAC}
-	nw.guest = configurationOf(result)
+	if port != nil {
+		nw.nic.MAC = port.MAC
+	}
+	nw.guest = configurationOf(result, nw.nic.MAC)
 	return nw, nil
 }
 
-// configurationOf is what a guest is told of a network. It is alone in it: even
-// its gateway is reached by a route of its own.
-func configurationOf(r *hostnet.Result) *agentv1.ConfigureNetworkRequest {
+// configurationOf is what a guest is told of a network, whose device was made
+// with the address device. It is alone in it: even its gateway is reached by a
+// route of its own.
+func configurationOf(r *hostnet.Result, device []byte) *agentv1.ConfigureNetworkRequest {
 	addr, gateway := r.Address.String(), r.Gateway.String()
 	c := &agentv1.ConfigureNetworkRequest{
 		Interfaces: []*agentv1.Interface{{
-			Device: r.MAC, Name: guestInterface, Mac: r.MAC, Mtu: uint32(r.MTU), Addresses: []string{addr + "/32"},
+			Device: device, Name: guestInterface, Mac: r.MAC, Mtu: uint32(r.MTU), Addresses: []string{addr + "/32"},
 		}},
 		Routes: []*agentv1.Route{
 			{Destination: gateway + "/32", Interface: guestInterface},
@@ -136,13 +147,17 @@ func configurationOf(r *hostnet.Result) *agentv1.ConfigureNetworkRequest {
 	return c
 }
 
-// joinNetwork makes the machine's tap in a network namespace of the host's.
-func joinNetwork(ctx context.Context, r machineRequest, book *receipt.Book) (_ *network, err error) {
+// joinNetwork has the machine's tap in a network namespace of the host's.
+func joinNetwork(ctx context.Context, r machineRequest, port *hypervisor.NIC, book *receipt.Book) (_ *network, err error) {
 	n := &network{}
-	if r.network.own {
-		n.ns, err = join.New()
-	} else {
+	switch {
+	case !r.network.own:
 		n.ns, err = join.Open(r.network.netns)
+	case port != nil:
+		// Its process is in it, where clients look.
+		n.ns, err = join.Open(port.NetNS)
+	default:
+		n.ns, err = join.New()
 	}
 	if err != nil {
 		return nil, err
@@ -157,11 +172,15 @@ func joinNetwork(ctx context.Context, r machineRequest, book *receipt.Book) (_ *
 			return nil, err
 		}
 	}
-	mac, err := n.ns.AddTap()
+	n.nic = hypervisor.NIC{Tap: join.Tap, NetNS: n.ns.Path()}
+	if port != nil {
+		n.nic.MAC, err = port.MAC, n.ns.Plug(port.NetNS, port.Tap)
+	} else {
+		n.nic.MAC, err = n.ns.AddTap()
+	}
 	if err != nil {
 		return nil, err
 	}
-	n.nic = hypervisor.NIC{Tap: join.Tap, NetNS: n.ns.Path(), MAC: mac}
 	if err := n.connect(ctx); err != nil {
 		return nil, err
 	}

@@ -19,8 +19,9 @@ import (
 )
 
 // source is where a sandbox's machine comes from: booted for it, or taken from
-// those that are ready. It keeps the contract of hypervisor.Backend's Launch.
-type source func(context.Context, machineRequest, *guest.Image, hypervisor.Config, *receipt.Book) (hypervisor.Machine, origin, error)
+// those that are ready; with its network, which is there before the one and after
+// the other. It keeps the contract of hypervisor.Backend's Launch.
+type source func(context.Context, machineRequest, *guest.Image, hypervisor.Config, *receipt.Book) (hypervisor.Machine, *network, origin, error)
 
 // origin is where a machine came from, and when on its way it changed hands.
 type origin struct {
@@ -45,37 +46,75 @@ func (o origin) fields() log.Fields {
 // poolOrBoot takes machines from the pool as the configuration says, and makes
 // the others with backend.
 func poolOrBoot(backend hypervisor.Backend) source {
-	return func(ctx context.Context, r machineRequest, image *guest.Image, cfg hypervisor.Config, book *receipt.Book) (hypervisor.Machine, origin, error) {
+	return func(ctx context.Context, r machineRequest, image *guest.Image, cfg hypervisor.Config, book *receipt.Book) (hypervisor.Machine, *network, origin, error) {
 		if r.config.Pool.Mode != config.PoolNever {
-			m, from, err := claim(ctx, backend, r.config.Pool, image, cfg, book)
+			m, from, err := claim(ctx, backend, r, image, cfg, book)
 			if err == nil {
-				return m, from, nil
+				nw, err := plug(ctx, r, m, book)
+				if err != nil {
+					return nil, nil, origin{}, err
+				}
+				return m, nw, from, nil
 			}
 			if r.config.Pool.Mode == config.PoolRequire || ctx.Err() != nil {
-				return nil, origin{}, fmt.Errorf("machine from the pool: %w", err)
+				return nil, nil, origin{}, fmt.Errorf("machine from the pool: %w", err)
 			}
 			// No daemon is no news, where none is required.
 			if !errors.Is(err, errNoDaemon) {
 				log.G(ctx).WithError(err).WithField("machine", cfg.ID).Info("the pool gives no machine: booting one")
 			}
 		}
+		nw, err := openNetwork(ctx, r, nil, book)
+		if err != nil {
+			return nil, nil, origin{}, err
+		}
+		cfg.NIC = nw.device()
 		m, err := backend.Launch(ctx, cfg, book)
-		return m, origin{tier: poolv1.Tier_TIER_BOOT}, err
+		if err != nil {
+			if nerr := nw.close(ctx); nerr != nil {
+				log.G(ctx).WithError(nerr).Error("network of a machine that did not come up could not be given back")
+			}
+			return nil, nil, origin{}, err
+		}
+		return m, nw, origin{tier: poolv1.Tier_TIER_BOOT}, nil
 	}
+}
+
+// plug gives a machine that is there its network, or ends it.
+func plug(ctx context.Context, r machineRequest, m hypervisor.Machine, book *receipt.Book) (nw *network, err error) {
+	if !r.network.wanted() {
+		return nil, nil
+	}
+	var port *hypervisor.NIC
+	if p, ok := m.(hypervisor.Pluggable); ok {
+		port = p.Port()
+	}
+	if port == nil {
+		err = fmt.Errorf("machine %s has no port: %w", m.ID(), errdefs.ErrFailedPrecondition)
+	} else {
+		nw, err = openNetwork(ctx, r, port, book)
+	}
+	if err != nil {
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyWait)
+		defer cancel()
+		return nil, errors.Join(err, m.Destroy(undo))
+	}
+	return nw, nil
 }
 
 // errNoDaemon is a pool that nobody serves.
 var errNoDaemon = fmt.Errorf("no pool daemon: %w", errdefs.ErrUnavailable)
 
 // claim takes a machine of exactly this image and size.
-func claim(ctx context.Context, backend hypervisor.Backend, p config.Pool, image *guest.Image, cfg hypervisor.Config, book *receipt.Book) (hypervisor.Machine, origin, error) {
+func claim(ctx context.Context, backend hypervisor.Backend, r machineRequest, image *guest.Image, cfg hypervisor.Config, book *receipt.Book) (hypervisor.Machine, origin, error) {
+	p := r.config.Pool
 	conn, err := client.Dial(ctx, p.Socket)
 	if err != nil {
 		return nil, origin{}, fmt.Errorf("%w: %w", errNoDaemon, err)
 	}
 	defer conn.Close()
 	m, err := conn.Claim(ctx, client.Want{
-		Shape:    poolv1.NewShape(image, cfg.VCPUs, cfg.MemoryMiB, cfg.Cmdline, cfg.NIC != nil),
+		Shape:    poolv1.NewShape(image, cfg.VCPUs, cfg.MemoryMiB, cfg.Cmdline, r.network.wanted()),
 		Template: p.Template,
 		Boot:     p.Mode == config.PoolRequire,
 	}, backend, book)

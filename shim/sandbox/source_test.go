@@ -32,7 +32,7 @@ func TestWithoutAPool(t *testing.T) {
 				t.Fatal(err)
 			}
 			r := machineRequest{config: config.Config{Pool: config.Pool{Mode: mode, Socket: socket}}}
-			m, from, err := poolOrBoot(b)(t.Context(), r, &guest.Image{}, hypervisor.Config{ID: "m"}, book)
+			m, _, from, err := poolOrBoot(b)(t.Context(), r, &guest.Image{}, hypervisor.Config{ID: "m"}, book)
 			switch {
 			case boots && (err != nil || from.tier != poolv1.Tier_TIER_BOOT || len(b.launched()) != 1):
 				t.Errorf("%s: from %v, %d launches, %v", mode, from.tier, len(b.launched()), err)

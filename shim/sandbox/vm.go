@@ -87,18 +87,6 @@ func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm,
 	defer cancel()
 	began := time.Now()
 	end = steps.Begin(ctx, "host")
-	nw, err := openNetwork(ctx, r, h.book)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err == nil {
-			return
-		}
-		if nerr := nw.close(ctx); nerr != nil {
-			log.G(ctx).WithError(nerr).Error("network of a machine that did not come up could not be given back")
-		}
-	}()
 	group, err := cgroup.Make(ctx, h.book, r.cgroup)
 	if err != nil {
 		return nil, err
@@ -113,7 +101,7 @@ func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm,
 	}()
 	end()
 	end = steps.Begin(ctx, "obtain")
-	m, from, err := obtain(ctx, r, image, hypervisor.Config{
+	m, nw, from, err := obtain(ctx, r, image, hypervisor.Config{
 		ID:        machineID(r),
 		Dir:       h.machine(),
 		VCPUs:     r.size.VCPUs,
@@ -121,7 +109,6 @@ func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm,
 		Kernel:    image.Kernel,
 		Initrd:    image.Initrd,
 		Cmdline:   r.config.Machine.KernelArgs,
-		NIC:       nw.device(),
 	}, h.book)
 	if err != nil {
 		return nil, err

@@ -424,12 +424,7 @@ type ClaimResponse struct {
 	// parked is true for a machine that is stopped and has to be unparked.
 	Parked bool `protobuf:"varint,5,opt,name=parked,proto3" json:"parked,omitempty"`
 	// age is how long ago the machine became ready.
-	Age *durationpb.Duration `protobuf:"bytes,6,opt,name=age,proto3" json:"age,omitempty"`
-	// tap and mac are those of the network interface, if the shape has one.
-	Tap string `protobuf:"bytes,7,opt,name=tap,proto3" json:"tap,omitempty"`
-	Mac []byte `protobuf:"bytes,8,opt,name=mac,proto3" json:"mac,omitempty"`
-	// netns is the network namespace that the tap is in, empty for the host's.
-	Netns         string `protobuf:"bytes,9,opt,name=netns,proto3" json:"netns,omitempty"`
+	Age           *durationpb.Duration `protobuf:"bytes,6,opt,name=age,proto3" json:"age,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -504,27 +499,6 @@ func (x *ClaimResponse) GetAge() *durationpb.Duration {
 		return x.Age
 	}
 	return nil
-}
-
-func (x *ClaimResponse) GetTap() string {
-	if x != nil {
-		return x.Tap
-	}
-	return ""
-}
-
-func (x *ClaimResponse) GetMac() []byte {
-	if x != nil {
-		return x.Mac
-	}
-	return nil
-}
-
-func (x *ClaimResponse) GetNetns() string {
-	if x != nil {
-		return x.Netns
-	}
-	return ""
 }
 
 type EntryRequest struct {
@@ -1346,17 +1320,14 @@ const file_pool_proto_rawDesc = "" +
 	"\x05shape\x18\x01 \x01(\v2\x1f.containerd.bhyve.pool.v1.ShapeR\x05shape\x12\x1a\n" +
 	"\btemplate\x18\x02 \x01(\tR\btemplate\x12=\n" +
 	"\bclaimant\x18\x03 \x01(\v2!.containerd.bhyve.pool.v1.ProcessR\bclaimant\x12\x12\n" +
-	"\x04boot\x18\x04 \x01(\bR\x04boot\"\x8e\x02\n" +
+	"\x04boot\x18\x04 \x01(\bR\x04boot\"\xd4\x01\n" +
 	"\rClaimResponse\x12\x14\n" +
 	"\x05entry\x18\x01 \x01(\tR\x05entry\x12\x1a\n" +
 	"\btemplate\x18\x02 \x01(\tR\btemplate\x122\n" +
 	"\x04tier\x18\x03 \x01(\x0e2\x1e.containerd.bhyve.pool.v1.TierR\x04tier\x12\x18\n" +
 	"\amachine\x18\x04 \x01(\fR\amachine\x12\x16\n" +
 	"\x06parked\x18\x05 \x01(\bR\x06parked\x12+\n" +
-	"\x03age\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x03age\x12\x10\n" +
-	"\x03tap\x18\a \x01(\tR\x03tap\x12\x10\n" +
-	"\x03mac\x18\b \x01(\fR\x03mac\x12\x14\n" +
-	"\x05netns\x18\t \x01(\tR\x05netns\"c\n" +
+	"\x03age\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x03age\"c\n" +
 	"\fEntryRequest\x12\x14\n" +
 	"\x05entry\x18\x01 \x01(\tR\x05entry\x12=\n" +
 	"\bclaimant\x18\x02 \x01(\v2!.containerd.bhyve.pool.v1.ProcessR\bclaimant\"T\n" +
