@@ -90,7 +90,9 @@ type Restorer interface {
 	// difference); ID, Dir, NIC.Tap and NIC.MAC may differ, of which the guest
 	// keeps the MAC that it was saved with until the agent sets another. Any number of machines may be
 	// restored from one checkpoint, at the same time too: what they write to
-	// memory is private to each. dir is not written to and must stay as it is
+	// memory is private to each. What is not, byte for byte, as Checkpoint has
+	// left it is refused with the same error and the reason; files that this
+	// process has read and that nobody has touched since are not read again. dir is not written to and must stay as it is
 	// while any of them lives.
 	//
 	// When it returns, the guest runs and believes that no time has passed.

@@ -2,16 +2,12 @@ package pool
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -28,7 +24,7 @@ import (
 const manifestName = "manifest.json"
 
 // manifestFormat is the revision of manifest that is written and read.
-const manifestFormat = 1
+const manifestFormat = 2
 
 // manifest is everything by which a checkpoint that does not fit is refused. The
 // backend refuses for reasons of its own, see hypervisor.Restorer.
@@ -42,16 +38,7 @@ type manifest struct {
 	Template Template  `json:"template"`
 	Made     time.Time `json:"made"`
 	// Host is what of this host the files depend on.
-	Host  hostIdentity     `json:"host"`
-	Files []checkpointFile `json:"files"`
-}
-
-// checkpointFile is one file below the checkpoint's machine directory.
-type checkpointFile struct {
-	Name string `json:"name"`
-	// Size is in bytes, SHA256 in lower-case hexadecimal.
-	Size   int64  `json:"size"`
-	SHA256 string `json:"sha256"`
+	Host hostIdentity `json:"host"`
 }
 
 // checkpoint is a cold entry: any number of machines are made of it. nil is a
@@ -68,11 +55,6 @@ type checkpoint struct {
 	// failures counts restores in a row that came to nothing, for no reason that
 	// lies in the files. It is guarded by Pool.mu.
 	failures int
-
-	// verifying guards what the files looked like when their digests were found
-	// to be right.
-	verifying sync.Mutex
-	verified  map[string]stamp
 }
 
 // maxRestoreFailures is after how many restores in a row that came to nothing a
@@ -100,8 +82,9 @@ type refusal struct{ id, reason string }
 func (r *refusal) Error() string { return fmt.Sprintf("checkpoint %s is refused: %s", r.id, r.reason) }
 func (r *refusal) Unwrap() error { return errdefs.ErrFailedPrecondition }
 
-// openCheckpoint reads a checkpoint's manifest and compares it with this host
-// and with what is there, sizes only: see verify. A *refusal has the reason.
+// openCheckpoint reads a checkpoint's manifest and compares it with this host. A
+// *refusal has the reason. The machine's files are the backend's, which refuses
+// those that are not as it has written them: see hypervisor.Restorer.
 func openCheckpoint(dir, backend string) (*checkpoint, error) {
 	c := &checkpoint{dir: dir}
 	id := filepath.Base(dir)
@@ -121,76 +104,31 @@ func openCheckpoint(dir, backend string) (*checkpoint, error) {
 		return nil, refuse("its agent speaks protocol %d, this program %d", m.Protocol, agentproto.Version)
 	case m.Host != host:
 		return nil, refuse("it was made on another host: %s; this is %s", m.Host, host)
-	case len(m.Files) == 0:
-		return nil, refuse("its manifest names no file")
 	}
-	for _, f := range m.Files {
-		if !filepath.IsLocal(f.Name) {
-			return nil, refuse("its manifest names the file %q", f.Name)
-		}
-		st, err := os.Lstat(filepath.Join(c.machineDir(), f.Name))
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			return nil, refuse("%s is missing", f.Name)
-		case err != nil:
-			return nil, fmt.Errorf("checkpoint %s: %w", id, err)
-		case !st.Mode().IsRegular() || st.Size() != f.Size:
-			return nil, refuse("%s has %d bytes, its manifest says %d", f.Name, st.Size(), f.Size)
-		}
-		// Memory that a guest has not touched is a hole.
-		if sys, ok := st.Sys().(*syscall.Stat_t); ok {
-			c.bytes += uint64(sys.Blocks) * 512
-		}
+	var err error
+	if c.bytes, err = bytesOnDisk(c.machineDir()); err != nil {
+		return nil, fmt.Errorf("checkpoint %s: %w", id, err)
 	}
 	return c, nil
 }
 
-// verify compares the files' digests with the manifest. Files that have been
-// compared are not read again for as long as nobody has touched them.
-func (c *checkpoint) verify() error {
-	if c == nil {
+// bytesOnDisk is what the files below dir take. Memory that a guest has not
+// touched is a hole.
+func bytesOnDisk(dir string) (n uint64, err error) {
+	err = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		st, err := d.Info()
+		if err != nil {
+			return err
+		}
+		if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+			n += uint64(sys.Blocks) * 512
+		}
 		return nil
-	}
-	c.verifying.Lock()
-	defer c.verifying.Unlock()
-	for _, f := range c.Files {
-		path := filepath.Join(c.machineDir(), f.Name)
-		now, err := stampOf(path)
-		if err != nil {
-			return &refusal{c.ID, err.Error()}
-		}
-		if seen, ok := c.verified[f.Name]; ok && seen == now {
-			continue
-		}
-		if now.size != f.Size {
-			return &refusal{c.ID, fmt.Sprintf("%s has %d bytes, its manifest says %d", f.Name, now.size, f.Size)}
-		}
-		sum, err := digest(path)
-		if err != nil {
-			return fmt.Errorf("checkpoint %s: %w", c.ID, err)
-		}
-		if sum != f.SHA256 {
-			return &refusal{c.ID, fmt.Sprintf("%s has been altered: its sha256 is %s, its manifest says %s", f.Name, sum, f.SHA256)}
-		}
-		if c.verified == nil {
-			c.verified = map[string]stamp{}
-		}
-		c.verified[f.Name] = now
-	}
-	return nil
-}
-
-func digest(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", fmt.Errorf("read %s: %w", path, err)
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
+	})
+	return n, err
 }
 
 // canSave returns errdefs.ErrNotImplemented for a template that wants a
@@ -227,9 +165,6 @@ func (p *Pool) save(ctx context.Context, t Template) (_ *checkpoint, err error) 
 	c.manifest = manifest{
 		Format: manifestFormat, ID: id, Backend: p.opts.Backend.Name(), Protocol: agentproto.Version,
 		Template: t, Made: time.Now(), Host: thisHost(),
-	}
-	if c.Files, err = describe(c.machineDir()); err != nil {
-		return nil, fmt.Errorf("checkpoint %s: %w", id, err)
 	}
 	if err := durable.WriteJSON(filepath.Join(c.dir, manifestName), c.manifest); err != nil {
 		return nil, fmt.Errorf("checkpoint %s: %w", id, err)
@@ -270,33 +205,6 @@ func (p *Pool) saveMachine(ctx context.Context, t Template, dir string) (err err
 	}
 	p.step("save: machine saved")
 	return nil
-}
-
-// describe lists the regular files below dir.
-func describe(dir string) (files []checkpointFile, err error) {
-	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		st, err := d.Info()
-		if err != nil {
-			return err
-		}
-		name, err := filepath.Rel(dir, path)
-		if err != nil {
-			return err
-		}
-		if !st.Mode().IsRegular() {
-			return fmt.Errorf("%s is not a regular file", name)
-		}
-		sum, err := digest(path)
-		files = append(files, checkpointFile{Name: name, Size: st.Size(), SHA256: sum})
-		return err
-	})
-	if err == nil && len(files) == 0 {
-		err = errors.New("the machine has saved nothing")
-	}
-	return files, err
 }
 
 // saveCold makes the checkpoint of a template, which is marked as saving.
@@ -374,10 +282,7 @@ func (p *Pool) blame(s *stock, c *checkpoint, err error) bool {
 		return true
 	}
 	c.failures++
-	refused := new(refusal)
 	switch {
-	case errors.As(err, &refused):
-		c.refused = refused
 	case errdefs.IsFailedPrecondition(err):
 		c.refused = &refusal{c.ID, err.Error()}
 	case c.failures >= maxRestoreFailures:

@@ -131,13 +131,6 @@ func (p *Pool) startMaking(s *stock) error {
 	t, c := s.Template, s.usable()
 	c.use()
 	p.work.Go(func() {
-		if err := c.verify(); err != nil {
-			p.mu.Lock()
-			p.blame(s, c, err)
-			c.unuse()
-			c = nil
-			p.mu.Unlock()
-		}
 		p.makeHot(s, t, c)
 		p.mu.Lock()
 		c.unuse()

@@ -76,7 +76,7 @@ func TestMachines(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.warm(c, tmpl.Name, 1)
-	if !strings.Contains(d.said(), "has been altered") {
+	if !strings.Contains(d.said(), "memory was changed") {
 		t.Errorf("the log says nothing of the altered checkpoint:\n%s", d.said())
 	}
 	r.claimReal(c, tmpl)

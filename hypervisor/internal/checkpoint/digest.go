@@ -11,6 +11,8 @@ import (
 	"os"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sync/singleflight"
 )
 
 // blockSize is what Digest skips where it is all zero.
@@ -18,6 +20,9 @@ const blockSize = 64 << 10
 
 // known are the digests of files as they were when this process read them.
 var known sync.Map // identity to string
+
+// reading are the files that are being read.
+var reading singleflight.Group
 
 // identity is a file and the state that it is in: whatever is written to it
 // changes its times, of which nobody can set the last one back.
@@ -34,8 +39,13 @@ type identity struct {
 // with holes and without.
 //
 // A file that this process has read before, and that was not touched since, is
-// not read again. The result is in hexadecimal.
+// not read again, and not twice at the same time. The result is in hexadecimal.
 func Digest(path string) (string, error) {
+	sum, err, _ := reading.Do(path, func() (any, error) { return digestOnce(path) })
+	return sum.(string), err
+}
+
+func digestOnce(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", err

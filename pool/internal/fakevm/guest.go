@@ -54,7 +54,7 @@ type memory struct {
 	BootID    string
 	MemoryMiB int
 	Uptime    time.Duration
-	// Sum detects what the pool should have detected before.
+	// Sum is what the rest is refused by if it was altered.
 	Sum string
 }
 
@@ -64,19 +64,32 @@ func (m memory) sum() string {
 	return hex.EncodeToString(sum[:])
 }
 
+// load refuses what was not saved as it is with errdefs.ErrFailedPrecondition, as
+// hypervisor.Restorer does.
 func load(dir string) (memory, error) {
-	var m memory
-	data, err := os.ReadFile(filepath.Join(dir, memoryName))
+	m, err := read(filepath.Join(dir, memoryName))
+	if err == nil && m.Sum != m.sum() {
+		err = errors.New("it was altered")
+	}
+	if err != nil {
+		err = fmt.Errorf("saved memory: %w: %w", err, errdefs.ErrFailedPrecondition)
+	}
+	return m, err
+}
+
+func read(path string) (m memory, err error) {
+	st, err := os.Lstat(path)
 	if err != nil {
 		return m, err
 	}
-	if err := json.Unmarshal(data, &m); err != nil {
+	if !st.Mode().IsRegular() {
+		return m, errors.New("it is not a file")
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
 		return m, err
 	}
-	if m.Sum != m.sum() {
-		return m, errors.New("saved memory is damaged")
-	}
-	return m, nil
+	return m, json.Unmarshal(data, &m)
 }
 
 // Become makes a machine of this process if it was started as one, and does not
