@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/integration/lab"
-	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/policy"
 )
 
 // TestPool is containers in machines that were there before them.
@@ -22,8 +21,6 @@ func TestPool(t *testing.T) {
 		{"hot", testPoolHot},
 		{"clones", testPoolClones},
 		{"required and not there", testPoolNotThere},
-		{"network", testPoolNetwork},
-		{"network namespace", testPoolNamespace},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(newRig(t, lab.RuntimeBhyve)) })
 	}
@@ -163,86 +160,4 @@ func testPoolNotThere(r *rig) {
 		r.Errorf("without the pool that is required: %s", result)
 	}
 	r.mustRun(r.poolFlags("auto", socket), "/bin/true")
-}
-
-// testPoolNetwork is containers on the default network in machines that were made
-// before it: a hot one, and one that was restored for its claim, of the same
-// checkpoint.
-func testPoolNetwork(r *rig) {
-	r.beyond()
-	p := r.pool()
-	if err := p.AddTemplate(r.ctx, "--nic", "--low", "0", "--high", "1"); err != nil {
-		r.Fatal(err)
-	}
-	if err := p.Warm(r.ctx, 1); err != nil {
-		r.Fatal(err)
-	}
-	flags, n := r.withNetworkAnd(policy.Policy{Allow: []policy.Rule{{Peers: []string{friend}, Protocol: "tcp", Ports: []string{"80"}}}},
-		lab.ShimConfig{PoolMode: "require", PoolSocket: p.Socket()})
-	ids := []string{r.start(flags), r.start(flags)}
-	s, err := p.Client.Status(r.ctx, nil)
-	if err != nil {
-		r.Fatal(err)
-	}
-	if t := s.Templates[0]; t.ClaimsHot != 1 || t.ClaimsCold != 1 {
-		r.Errorf("counted as %v", t)
-	}
-	infos, err := n.List(r.ctx)
-	if err != nil || len(infos) != 2 {
-		r.Fatalf("%d sandboxes have a network: %v", len(infos), err)
-	}
-	for i, id := range ids {
-		info := infos[i]
-		if !strings.HasPrefix(info.ID, id+".") {
-			info = infos[1-i]
-		}
-		if err := n.Check(r.ctx, info.ID); err != nil {
-			r.Error(err)
-		}
-		out := r.mustOK(r.exec(id, nil, nil, nil, "/bin/sh", "-c", "cat /sys/class/net/eth0/address; ip -4 -o addr show eth0")).Stdout
-		if !strings.HasPrefix(out, info.MAC.String()+"\n") || !strings.Contains(out, info.Address.String()+"/32") {
-			r.Errorf("%s and %s are in the guest %q", info.MAC, info.Address, out)
-		}
-		r.expect(r.exec(id, nil, nil, nil, "/bin/probe", "fetch", "http://"+friend+"/"), 0, labUplink+"\n")
-		if result := r.exec(id, nil, nil, nil, "/bin/probe", "fetch", "http://"+foe+"/"); result.Code == 0 {
-			r.Errorf("reached %s: %s", foe, result.Stdout)
-		}
-	}
-	// A shim that is killed leaves nothing of the network either.
-	events := r.subscribe()
-	if err := r.findProcess("containerd-shim-", ids[0]).Kill(); err != nil {
-		r.Fatal(err)
-	}
-	r.wantDeath(events, ids[0])
-	r.removeContainer(ids[1])
-	r.eventually(commandTimeout, func() error {
-		infos, err := n.List(r.ctx)
-		if err == nil && len(infos) > 0 {
-			err = fmt.Errorf("%d sandboxes still have a network", len(infos))
-		}
-		return err
-	})
-	r.wantNoFindings(p)
-}
-
-// testPoolNamespace is a hot machine that is lent the interface of a namespace
-// which a client has filled.
-func testPoolNamespace(r *rig) {
-	p := r.pool()
-	if err := p.AddTemplate(r.ctx, "--nic", "--no-checkpoint", "--low", "0", "--high", "1"); err != nil {
-		r.Fatal(err)
-	}
-	if err := p.Warm(r.ctx, 1); err != nil {
-		r.Fatal(err)
-	}
-	r.inNamespaceOfTheHost(r.poolFlags("require", p.Socket()))
-}
-
-// wantNoFindings has the daemon look for what nobody owns.
-func (r *rig) wantNoFindings(p *lab.Pool) {
-	r.Helper()
-	found, err := p.Client.Check(r.ctx, nil)
-	if err != nil || len(found.Lines) > 0 {
-		r.Errorf("check: %v, %v", found.GetLines(), err)
-	}
 }
