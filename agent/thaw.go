@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -72,6 +73,9 @@ func (t *thawing) Thaw(_ context.Context, r *agentv1.ThawRequest) (*agentv1.Thaw
 		{"entropy", func() error { return t.kernel.addEntropy(r.Entropy) }},
 		{"machine id", func() error { return t.kernel.setMachineID(r.MachineId) }},
 		{"boot id", func() (err error) {
+			if r.Rehearsal {
+				return nil
+			}
 			resp.BootId, err = t.kernel.bootID()
 			return err
 		}},
@@ -93,7 +97,9 @@ func (t *thawing) Thaw(_ context.Context, r *agentv1.ThawRequest) (*agentv1.Thaw
 	if err != nil {
 		return nil, err
 	}
-	t.thawed.Store(true)
+	if !r.Rehearsal {
+		t.thawed.Store(true)
+	}
 	resp.Uptime = durationpb.New(up)
 	resp.Clock = timestamppb.New(t.kernel.now())
 	return resp, nil
@@ -188,6 +194,10 @@ func (thisKernel) addEntropy(p []byte) error {
 }
 
 func (thisKernel) setMachineID(id string) error {
+	// An image whose kernel needs no modules has nothing there.
+	if err := os.MkdirAll(filepath.Dir(machineIDPath), 0o755); err != nil {
+		return err
+	}
 	// Not to be read half written.
 	const fresh = machineIDPath + ".new"
 	if err := os.WriteFile(fresh, []byte(id+"\n"), 0o444); err != nil {

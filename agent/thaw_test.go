@@ -92,6 +92,23 @@ func TestThawInOrder(t *testing.T) {
 	}
 }
 
+func TestRehearsalOfAThawIsNone(t *testing.T) {
+	k := &fakeKernel{me: "sandbox"}
+	th := &thawing{kernel: k}
+	r := thawRequest()
+	r.Rehearsal = true
+	resp, err := th.Thaw(t.Context(), r)
+	if err != nil || resp.BootId != "" || string(resp.Nonce) != "nonce" {
+		t.Errorf("answer %v, %v", resp, err)
+	}
+	if want := []string{"clock", "entropy", "machine id", "host name"}; !slices.Equal(k.steps, want) {
+		t.Errorf("steps %q, want %q", k.steps, want)
+	}
+	if th.admit() == nil {
+		t.Error("work was let in")
+	}
+}
+
 func TestThawStopsWhereItFails(t *testing.T) {
 	all := []string{"clock", "entropy", "machine id", "boot id", "host name"}
 	for i, refuse := range all {

@@ -17,6 +17,7 @@ import (
 	agentv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto/v1"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/guest"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/thaw"
 )
 
 func openImage(dir string) (*guest.Image, error) { return guest.Open(dir) }
@@ -198,12 +199,16 @@ func Prove(ctx context.Context, m hypervisor.Machine) (*agentv1.HelloResponse, e
 	return hello, err
 }
 
-// prepare is Prove for a machine that will wait. With rehearse it also does once
-// what its first container would else be the first to do: the code of kernel and
-// runtime is then in memory, and where it is emulated, translated.
+// prepare is Prove for a machine that will wait. It also does once what its
+// claimant will do, and with rehearse, what its first container would else be the
+// first to do: the code of agent, kernel and runtime is then in memory, and where
+// it is emulated, translated.
 func prepare(ctx context.Context, m hypervisor.Machine, rehearse bool) error {
 	return talk(ctx, m, func(ctx context.Context, agent *ttrpc.Client) error {
-		if _, err := greet(ctx, agent); err != nil || !rehearse {
+		if _, err := greet(ctx, agent); err != nil {
+			return err
+		}
+		if err := thaw.Rehearse(ctx, agentv1.NewThawClient(agent)); err != nil || !rehearse {
 			return err
 		}
 		if _, err := agentv1.NewRehearsalClient(agent).Rehearse(ctx, &emptypb.Empty{}); err != nil {

@@ -39,6 +39,25 @@ type Proof struct {
 // the clock where it is not. A clock that could not be set right is no error: see
 // Proof. After an error the machine is not fit for a workload.
 func Do(ctx context.Context, agent agentv1.ThawService, id Identity) (Proof, error) {
+	p, err := do(ctx, agent, id, false)
+	if err == nil && p.BootID == "" {
+		err = errors.New("the guest has no boot id")
+	}
+	if err != nil {
+		return p, fmt.Errorf("thaw: %w", err)
+	}
+	return p, nil
+}
+
+// Rehearse does what Do does, and leaves the machine as unthawed as it was.
+func Rehearse(ctx context.Context, agent agentv1.ThawService) error {
+	if _, err := do(ctx, agent, Identity{}, true); err != nil {
+		return fmt.Errorf("rehearse the thaw: %w", err)
+	}
+	return nil
+}
+
+func do(ctx context.Context, agent agentv1.ThawService, id Identity, rehearsal bool) (Proof, error) {
 	if id.MachineID == "" {
 		id.MachineID = random(16)
 	}
@@ -51,25 +70,24 @@ func Do(ctx context.Context, agent agentv1.ThawService, id Identity) (Proof, err
 	now := time.Now()
 	resp, err := agent.Thaw(ctx, &agentv1.ThawRequest{
 		Nonce: nonce, Now: timestamppb.New(now), Entropy: entropy, MachineId: id.MachineID, Hostname: id.Hostname,
+		Rehearsal: rehearsal,
 	})
 	if err != nil {
-		return Proof{}, fmt.Errorf("thaw: %w", err)
+		return Proof{}, err
 	}
 	p := Proof{BootID: resp.BootId, MachineID: resp.MachineId, Hostname: resp.Hostname, Uptime: resp.Uptime.AsDuration()}
 	switch {
 	case !bytes.Equal(resp.Nonce, nonce):
-		return p, errors.New("thaw: the answer is not to this question")
-	case resp.MachineId != id.MachineID, id.Hostname != "" && resp.Hostname != id.Hostname, resp.BootId == "":
-		return p, fmt.Errorf("thaw: the guest is not who it was told to be: %v", resp)
+		return p, errors.New("the answer is not to this question")
+	case resp.MachineId != id.MachineID, id.Hostname != "" && resp.Hostname != id.Hostname:
+		return p, fmt.Errorf("the guest is not who it was told to be: %v", resp)
 	}
 	// Between setting its clock to now and reading it again, the guest's clock
 	// went as the host's: what is missing is the time on the way there and back.
 	guest := resp.Clock.AsTime().Sub(now)
 	e := interval{guest - time.Since(now), 0}
-	if p.Clock, err = correct(ctx, agent, now, e, Clock.isUncertain); err != nil {
-		return p, fmt.Errorf("thaw: %w", err)
-	}
-	return p, nil
+	p.Clock, err = correct(ctx, agent, now, e, Clock.isUncertain)
+	return p, err
 }
 
 // random returns n bytes in hexadecimal.

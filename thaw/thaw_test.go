@@ -154,6 +154,16 @@ func TestIdentity(t *testing.T) {
 	}
 }
 
+func TestRehearsal(t *testing.T) {
+	g := &fakeGuest{there: ms(0), back: ms(0), forge: func(r *agentv1.ThawResponse) { r.BootId = "" }}
+	if err := Rehearse(t.Context(), g); err != nil || !g.asked.Rehearsal || len(g.asked.Entropy) < 32 {
+		t.Errorf("asked %v, %v", g.asked, err)
+	}
+	if _, err := Do(t.Context(), g, Identity{}); err == nil || g.asked.Rehearsal {
+		t.Errorf("asked %v, %v", g.asked, err)
+	}
+}
+
 func TestAnswersThatAreNone(t *testing.T) {
 	for name, forge := range map[string]func(*agentv1.ThawResponse){
 		"to another question":  func(r *agentv1.ThawResponse) { r.Nonce = nil },

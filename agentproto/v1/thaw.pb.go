@@ -40,7 +40,11 @@ type ThawRequest struct {
 	MachineId string `protobuf:"bytes,4,opt,name=machine_id,json=machineId,proto3" json:"machine_id,omitempty"`
 	// hostname is that of the guest itself, at most 64 bytes. Empty leaves it as
 	// it is.
-	Hostname      string `protobuf:"bytes,5,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	Hostname string `protobuf:"bytes,5,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	// rehearsal has everything done but the one thing that is done once: no boot
+	// id is drawn, and the machine has not been thawed after it. A machine that has
+	// rehearsed does it faster.
+	Rehearsal     bool `protobuf:"varint,6,opt,name=rehearsal,proto3" json:"rehearsal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -108,6 +112,13 @@ func (x *ThawRequest) GetHostname() string {
 		return x.Hostname
 	}
 	return ""
+}
+
+func (x *ThawRequest) GetRehearsal() bool {
+	if x != nil {
+		return x.Rehearsal
+	}
+	return false
 }
 
 type ThawResponse struct {
@@ -296,14 +307,15 @@ var File_thaw_proto protoreflect.FileDescriptor
 const file_thaw_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"thaw.proto\x12\x19containerd.bhyve.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa6\x01\n" +
+	"thaw.proto\x12\x19containerd.bhyve.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc4\x01\n" +
 	"\vThawRequest\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12,\n" +
 	"\x03now\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x03now\x12\x18\n" +
 	"\aentropy\x18\x03 \x01(\fR\aentropy\x12\x1d\n" +
 	"\n" +
 	"machine_id\x18\x04 \x01(\tR\tmachineId\x12\x1a\n" +
-	"\bhostname\x18\x05 \x01(\tR\bhostname\"\xdd\x01\n" +
+	"\bhostname\x18\x05 \x01(\tR\bhostname\x12\x1c\n" +
+	"\trehearsal\x18\x06 \x01(\bR\trehearsal\"\xdd\x01\n" +
 	"\fThawResponse\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x120\n" +
 	"\x05clock\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05clock\x121\n" +

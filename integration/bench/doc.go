@@ -9,6 +9,7 @@
 //	prewarm          it was booted before, and has been stopped since
 //	durable          it is restored from a checkpoint on disk
 //	durable-prewarm  it was restored before, and has been stopped since
+//	durable-rehearsed  the same, and before that it ran a container that does nothing
 //
 // The clocks are those of the project's design; all start when the client asks
 // for the task, except a to c, which the shim starts when that request reaches
@@ -16,7 +17,7 @@
 //
 //	a  the machine is owned: taken out of the pool, and adopted
 //	b  the machine runs: its virtual CPUs have started
-//	c  the agent has answered
+//	c  the agent has answered, and thereafter: it has thawed the machine
 //	d  Task.Start has returned; and the first byte of output has arrived
 //
 // Each sample carries its proof: what the process that was started read of its

@@ -69,7 +69,7 @@ func (r *Report) allRatios() (list []ratio) {
 		list = append(list, ratio{what: what, of: of, to: to, value: a / b, aim: aim, reached: a/b <= limit})
 	}
 	full, haveFull := p50(TierBootFull, 1, clockAgent, 50)
-	for _, tier := range []string{TierPrewarm, TierDurablePrewarm} {
+	for _, tier := range hotTiers {
 		one, ok := p50(tier, 1, clockAgent, 50)
 		if ok && haveFull {
 			add("agent answered, p50", tier, TierBootFull, one, full, "≤ 1/100", 0.01)

@@ -5,6 +5,7 @@ package bench
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -13,15 +14,15 @@ import (
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/proc"
 )
 
-// withPool runs f with a daemon whose template fits, and keeps a checkpoint if
-// cold is set.
-func (r *run) withPool(ctx context.Context, cold bool, f func(*lab.Pool) error) (err error) {
+// withPool runs f with a daemon whose template fits, and has further flags. It
+// keeps a checkpoint if cold is set.
+func (r *run) withPool(ctx context.Context, cold bool, f func(*lab.Pool) error, flags ...string) (err error) {
 	p, err := r.lab.NewPool(ctx, "--concurrency", "2", "--reserve-mib", "512")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.Close(ctx)) }()
-	flags := []string{"--low", "0", "--high", "100", "--memory-mib", strconv.Itoa(memoryMiB)}
+	flags = append(flags, "--low", "0", "--high", "100", "--memory-mib", strconv.Itoa(memoryMiB))
 	if !cold {
 		flags = append(flags, "--no-checkpoint")
 	}
@@ -58,9 +59,13 @@ func (r *run) durable(ctx context.Context, name string, n int) error {
 }
 
 // prewarm has the machines of a round wait before it: booted, or restored for
-// TierDurablePrewarm.
+// restoredTiers.
 func (r *run) prewarm(ctx context.Context, name string, n int) error {
-	return r.withPool(ctx, name == TierDurablePrewarm, func(p *lab.Pool) error {
+	var flags []string
+	if name == TierDurableRehearsed {
+		flags = []string{"--rehearse-clones"}
+	}
+	return r.withPool(ctx, slices.Contains(restoredTiers, name), func(p *lab.Pool) error {
 		s, err := r.machines(name, pathHot, lab.ShimConfig{PoolMode: "require", PoolSocket: p.Socket()})
 		if err != nil {
 			return err
@@ -84,7 +89,7 @@ func (r *run) prewarm(ctx context.Context, name string, n int) error {
 			}
 		}
 		return nil
-	})
+	}, flags...)
 }
 
 // refill makes n machines wait, and the first time measures what they take and
@@ -101,7 +106,7 @@ func (r *run) refill(ctx context.Context, p *lab.Pool, name string, n int, first
 	}
 	r.report.Footprints = append(r.report.Footprints, foot)
 	r.report.Refills = append(r.report.Refills, Refill{Tier: name, Machines: n, WallMS: milliseconds(wall), CPUMS: cpu})
-	if name != TierDurablePrewarm {
+	if !slices.Contains(restoredTiers, name) {
 		return nil
 	}
 	// As after a power cut: no process is left, and what is on disk is.

@@ -27,9 +27,18 @@ const (
 	TierPrewarm        = "prewarm"
 	TierDurable        = "durable"
 	TierDurablePrewarm = "durable-prewarm"
+	// TierDurableRehearsed is TierDurablePrewarm with --rehearse-clones.
+	TierDurableRehearsed = "durable-rehearsed"
 )
 
-var tiers = []string{TierRunc, TierBootFull, TierBootMinimal, TierPrewarm, TierDurable, TierDurablePrewarm}
+var tiers = []string{TierRunc, TierBootFull, TierBootMinimal, TierPrewarm, TierDurable, TierDurablePrewarm, TierDurableRehearsed}
+
+// hotTiers are those whose machines wait, and restoredTiers those of them that
+// are made of a checkpoint.
+var (
+	hotTiers      = []string{TierPrewarm, TierDurablePrewarm, TierDurableRehearsed}
+	restoredTiers = []string{TierDurablePrewarm, TierDurableRehearsed}
+)
 
 // Sample is one measurement. Durations are in milliseconds.
 type Sample struct {
@@ -99,13 +108,14 @@ const (
 	clockOwned     = "a: machine owned"
 	clockRunning   = "b: machine runs"
 	clockAgent     = "c: agent answered"
+	clockThawed    = "c: thawed"
 	clockCreated   = "d: Task.Create returned"
 	clockStarted   = "d: Task.Start returned"
 	clockFirstByte = "d: first byte"
 	clockEnded     = "process has ended"
 )
 
-var clocks = []string{clockOwned, clockRunning, clockAgent, clockCreated, clockStarted, clockFirstByte, clockEnded}
+var clocks = []string{clockOwned, clockRunning, clockAgent, clockThawed, clockCreated, clockStarted, clockFirstByte, clockEnded}
 
 // Report is the outcome of a run: every sample, and where it was taken.
 type Report struct {

@@ -112,6 +112,7 @@ func (r *run) table() []tier {
 		tier{TierPrewarm, true, r.prewarm},
 		tier{TierDurable, false, r.durable},
 		tier{TierDurablePrewarm, false, r.prewarm},
+		tier{TierDurableRehearsed, false, r.prewarm},
 	)
 }
 

@@ -5,7 +5,6 @@ package bench
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"sync"
@@ -16,7 +15,6 @@ import (
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/oci"
 
-	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/integration/image"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/integration/lab"
 )
 
@@ -45,7 +43,7 @@ type subject struct {
 func (s *subject) boot(ctx context.Context, id string) (_ *Sample, err error) {
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
-	c, err := s.newContainer(ctx, id, image.ProbePath, "boot")
+	c, err := s.newContainer(ctx, id, proofCommand...)
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +81,7 @@ func (s *subject) exec(ctx context.Context, c containerd.Container, task contain
 		return nil, err
 	}
 	process := *spec.Process
-	process.Args = []string{image.ProbePath, "boot"}
+	process.Args = proofCommand
 	out := newStopwatch()
 	p, err := task.Exec(ctx, id, &process, cio.NewCreator(cio.WithStreams(nil, out, io.Discard)))
 	if err != nil {
@@ -119,7 +117,7 @@ func (s *subject) measure(ctx context.Context, op string, p containerd.Process, 
 	p.IO().Wait()
 	data, first := out.result()
 	sample.Clocks[clockFirstByte] = first
-	if err := json.Unmarshal(data, &sample.Proof); err != nil {
+	if sample.Proof, err = parseProof(data); err != nil {
 		return nil, fmt.Errorf("proof of %s: %w", p.ID(), err)
 	}
 	return sample, nil

@@ -25,6 +25,7 @@ var shimClocks = map[string]*regexp.Regexp{
 	clockOwned:   regexp.MustCompile(`\bt_owned=([\d.]+)`),
 	clockRunning: regexp.MustCompile(`\bt_launch=([\d.]+)`),
 	clockAgent:   regexp.MustCompile(`\bt_agent=([\d.]+)`),
+	clockThawed:  regexp.MustCompile(`\bt_thawed=([\d.]+)`),
 }
 
 var (

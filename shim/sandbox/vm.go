@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
@@ -21,7 +22,6 @@ import (
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/config"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/pod"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/sizing"
-	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/thaw"
 )
 
 // vm is a machine whose agent has answered.
@@ -71,10 +71,10 @@ func machineID(r machineRequest) string {
 }
 
 // boot starts a machine and waits until its agent has answered. The phases are
-// start (the monitor's process), cgroup (its place on the host), link (the
-// control port accepts), agent (it answers), pod (it has made one) and network
-// (the containers' is set up); an error is a *hypervisor.LaunchError that names
-// the one it was in. On error nothing is left.
+// start (the monitor's process), link (the control port accepts), agent (it
+// answers), cgroup (the machine's place on the host), pod (it has made one) and
+// network (the containers' is set up); an error is a *hypervisor.LaunchError that
+// names the one it was in. On error nothing is left.
 func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm, err error) {
 	end := steps.Begin(ctx, "image")
 	image, err := guest.Open(r.config.Guest.Dir)
@@ -118,21 +118,25 @@ func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm,
 		Machine: m, home: h, network: nw, agentTimeout: r.config.Machine.AgentTimeout.Duration,
 		room: sizing.Room(r.config.Machine),
 	}
-	phase := "cgroup"
+	phase := "link"
+	var placing errgroup.Group
 	defer func() {
 		if err == nil {
 			return
 		}
+		_ = placing.Wait()
 		err = &hypervisor.LaunchError{ID: m.ID(), Phase: phase, Console: m.ConsoleTail(), Err: err}
 		if derr := v.destroy(ctx); derr != nil {
 			log.G(ctx).WithError(derr).Error("machine that did not come up could not be destroyed")
 		}
 	}()
 
-	if err := group.Add(m.Pid()); err != nil {
-		return nil, err
-	}
-	phase = "link"
+	// It takes as long as the agent's answer: the kernel waits for all processors,
+	// once for each hierarchy. Nothing of a workload runs before it is done.
+	placing.Go(func() error {
+		defer steps.Begin(ctx, "cgroup")()
+		return group.Add(m.Pid())
+	})
 	launched := time.Now()
 	end = steps.Begin(ctx, "dial")
 	control, err := hypervisor.DialReady(ctx, m, agentproto.PortControl)
@@ -149,8 +153,13 @@ func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm,
 	linked := time.Now()
 
 	phase = "agent"
-	hello, err := v.greet(ctx)
+	hello, answered, err := v.greet(ctx)
 	if err != nil {
+		return nil, err
+	}
+	thawed := time.Now()
+	phase = "cgroup"
+	if err := placing.Wait(); err != nil {
 		return nil, err
 	}
 	if r.pod != nil {
@@ -171,7 +180,8 @@ func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm,
 		"kernel":   hello.Kernel,
 		"t_launch": milliseconds(launched.Sub(began)),
 		"t_link":   milliseconds(linked.Sub(began)),
-		"t_agent":  milliseconds(time.Since(began)),
+		"t_agent":  milliseconds(answered.Sub(began)),
+		"t_thawed": milliseconds(thawed.Sub(began)),
 		"uptime":   milliseconds(hello.Uptime.AsDuration()),
 	}).WithFields(from.fields()).Info("sandbox machine is up")
 	return v, nil
@@ -181,23 +191,26 @@ func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm,
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // greet is the first talk with the agent: who it is, and from now on, and what
-// time it is.
-func (v *vm) greet(ctx context.Context) (*agentv1.HelloResponse, error) {
+// time it is. It also returns when the agent had answered.
+func (v *vm) greet(ctx context.Context) (_ *agentv1.HelloResponse, answered time.Time, err error) {
 	ctx, release := whileAlive(ctx, v.Machine)
 	defer release()
+	defer func() {
+		if err != nil && ctx.Err() != nil {
+			err = fmt.Errorf("%w: %w", err, context.Cause(ctx))
+		}
+	}()
 	end := steps.Begin(ctx, "hello")
 	hello, err := v.agent.hello(ctx)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	answered = time.Now()
 	end()
-	if err == nil {
-		var p thaw.Proof
-		defer steps.Begin(ctx, "thaw")()
-		p, err = v.agent.become(ctx)
-		hello.BootId = p.BootID
-	}
-	if err != nil && ctx.Err() != nil {
-		return nil, fmt.Errorf("%w: %w", err, context.Cause(ctx))
-	}
-	return hello, err
+	defer steps.Begin(ctx, "thaw")()
+	p, err := v.agent.become(ctx)
+	hello.BootId = p.BootID
+	return hello, answered, err
 }
 
 // whileAlive is ctx, ended by the machine's end as well. Connections of a dead
