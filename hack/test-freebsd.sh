@@ -53,9 +53,9 @@ build() {
 	cp go.mod Makefile $tree/
 	cross build -trimpath -tags netgo,osusergo -o $tree/bin/ ./cmd/containerd-shim-bhyve-v2 ./cmd/bhyve-pool
 	cross test -c -ldflags=-s -o $tree/integration/ ./integration
-	# The guest image is built on Linux only.
+	# The guest image is built on Linux only, and foreign suites are judged there.
 	GOOS=freebsd $GO list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}} {{.Dir}}{{end}}' ./... |
-		grep -v -e '/integration ' -e '/guest/build ' | while read -r package dir; do
+		grep -v -e '/integration ' -e '/integration/conformance ' -e '/guest/build ' | while read -r package dir; do
 		to=$tree/unit/${dir#"$PWD/"}
 		mkdir -p "$to"
 		cross test -c -ldflags=-s -o "$to/" "$package"
@@ -66,6 +66,10 @@ build() {
 		github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/ctr
 	say "images"
 	cp -R .cache/guest $tree/.cache/guest
+	# The kernel as Debian has it, for the loader.
+	for deb in .cache/debs/linux-image-*.deb; do
+		dpkg-deb --fsys-tarfile "$deb" | tar -xO --wildcards './boot/vmlinuz-*' >$tree/.cache/guest/vmlinuz
+	done
 	CGO_ENABLED=0 $GO build -trimpath -o $work/probe ./integration/probe
 	$GO run ./integration/cmd/images -out $tree/.cache/images -probe $work/probe
 	cp hack/freebsd-host.sh $tree/

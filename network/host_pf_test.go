@@ -129,7 +129,7 @@ func (s *system) pfctl(args []string) ([]byte, error) {
 func freebsdNetwork(t *testing.T, s *system) *Network {
 	t.Helper()
 	cfg := DefaultConfig()
-	cfg.State = t.TempDir()
+	cfg.State = filepath.Join(t.TempDir(), "state")
 	cfg.DNS = []netip.Addr{netip.MustParseAddr("192.0.2.53")}
 	st := store{dir: filepath.Join(cfg.State, cfg.Bridge)}
 	return &Network{cfg: cfg, store: st, host: &freebsd{cfg: cfg, store: st, pf: pf.Control{Run: s.run}}}
@@ -167,6 +167,10 @@ func TestFreeBSDTranscript(t *testing.T) {
 	s.log.WriteString("# destroy\n")
 	if err := n.Destroy(ctx); err != nil || len(s.ifaces) != 0 {
 		t.Errorf("left: %+v, %v", s.ifaces, err)
+	}
+	// What is above is somebody else's, and stays if there is nothing else in it.
+	if _, err := os.Stat(filepath.Dir(n.cfg.State)); err != nil {
+		t.Error(err)
 	}
 	path := filepath.Join("testdata", "freebsd.txt")
 	if *update {

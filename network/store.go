@@ -64,15 +64,18 @@ func (s store) open() error {
 	return nil
 }
 
-// destroy removes an empty state directory, and its parents if they were made for
-// it alone.
+// destroy removes an empty state directory, and the one that is configured if this
+// was the last in it.
 func (s store) destroy() error {
 	for _, dir := range []string{filepath.Join(s.dir, sandboxDir), filepath.Join(s.dir, addressDir), s.dir} {
 		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("network: state: %w", err)
 		}
 	}
-	for dir := filepath.Dir(s.dir); os.Remove(dir) == nil; dir = filepath.Dir(dir) {
+	state := filepath.Dir(s.dir)
+	if os.Remove(state) == nil && state == stateDir {
+		// The shim's, which removes it as well where it is the last.
+		_ = os.Remove(filepath.Dir(state))
 	}
 	return nil
 }
