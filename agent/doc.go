@@ -10,6 +10,7 @@
 //	server.go   the control port: ttrpc, and how errors leave it
 //	streams.go  the data ports: connections that wait to be claimed
 //	relay.go    standard streams: connection to FIFO and back
+//	forward.go  connections of the host to the containers' ports
 //	task.go     containerd's Task service, in front of containerd's own;
 //	            process.go: what it remembers of each process
 //	bundle.go   OCI bundles; share.go: the 9p mounts they are made of

@@ -34,7 +34,7 @@ func openLink(ctx context.Context, overVsock bool) (_ *link, retErr error) {
 			l.Close()
 		}
 	}()
-	ports := []uint32{agentproto.PortControl, agentproto.PortStdio, agentproto.PortNinep}
+	ports := []uint32{agentproto.PortControl, agentproto.PortStdio, agentproto.PortNinep, agentproto.PortForward}
 
 	if overVsock {
 		for _, port := range ports {

@@ -91,6 +91,7 @@ func (s *server) run(ctx context.Context, l *link) error {
 	serve(agentproto.PortControl, s.control.Serve)
 	serve(agentproto.PortStdio, s.stdio.serve)
 	serve(agentproto.PortNinep, s.ninep.serve)
+	serve(agentproto.PortForward, (&forwarder{netns: agentproto.SandboxNetNS}).serve)
 
 	select {
 	case err := <-failed:

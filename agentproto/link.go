@@ -22,6 +22,10 @@ const (
 	// PortNinep carries one 9P2000.L session a connection, opened with a
 	// preface. The host dials, and then serves: the guest is the 9p client.
 	PortNinep uint32 = 3
+	// PortForward carries one TCP connection to a port of the containers' loopback
+	// a connection, opened with a preface whose id is the port's number in decimal.
+	// The agent accepts it when it has connected.
+	PortForward uint32 = 4
 )
 
 // The two ends of a link that is a tap. Every machine has the same ones: the

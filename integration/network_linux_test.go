@@ -103,6 +103,7 @@ func (r *rig) withNetworkAnd(p policy.Policy, c lab.ShimConfig) (flags []string,
 	dir := r.TB().TempDir()
 	cfg := network.DefaultConfig()
 	cfg.Policy = p
+	cfg.LogGroup = 78
 	cfg.DNS = []netip.Addr{netip.MustParseAddr(friend)}
 	n, err := network.Open(cfg)
 	if err != nil {
@@ -201,7 +202,7 @@ func (r *rig) inNamespaceOfTheHost(flags []string) {
 			r.Error(err)
 		}
 	})
-	if err := netns.Do(ns, func() error { return linkUp("net1", own+"/24") }); err != nil {
+	if err := netns.Do(ns, func() error { return errors.Join(linkUp("lo"), linkUp("net1", own+"/24")) }); err != nil {
 		r.Fatal(err)
 	}
 	path := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), ns.Fd())
@@ -213,6 +214,14 @@ func (r *rig) inNamespaceOfTheHost(flags []string) {
 		}
 		return err
 	})
+	// So it is by who enters the namespace and asks for its loopback, as CRI does
+	// to forward a port.
+	if got, err := overLoopback(r.ctx, ns, "GET / HTTP/1.0\r\n\r\n", 8080); err != nil || !strings.Contains(got, " 200 ") {
+		r.Errorf("forwarded: %q, %v", got, err)
+	}
+	if got, err := overLoopback(r.ctx, ns, "x", 8081); err == nil {
+		r.Errorf("a port where nobody listens answered %q", got)
+	}
 	mtu := r.mustOK(r.exec(id, nil, nil, nil, "cat", "/sys/class/net/net1/mtu"))
 	r.expect(mtu, 0, "1400\n")
 	r.removeContainer(id)
@@ -225,6 +234,28 @@ func (r *rig) inNamespaceOfTheHost(flags []string) {
 			return err
 		})
 	})
+}
+
+// overLoopback asks a port of a namespace's loopback, and returns all that it
+// answers.
+func overLoopback(ctx context.Context, ns *os.File, question string, port int) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	var conn net.Conn
+	err := netns.Do(ns, func() (err error) {
+		conn, err = new(net.Dialer).DialContext(ctx, "tcp4", fmt.Sprintf("127.0.0.1:%d", port))
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	if _, err := io.WriteString(conn, question); err != nil {
+		return "", err
+	}
+	answer, err := io.ReadAll(conn)
+	return string(answer), err
 }
 
 // testNerdctlPublishes runs a container as `nerdctl run -p`, whose OCI hook has

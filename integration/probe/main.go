@@ -37,6 +37,9 @@ var commands = map[string]struct {
 	"pause":   {"pause: do nothing until SIGTERM or SIGINT", pause},
 	"web":     {"web PORT [PIDFILE [ANY…]]: answer HTTP requests with 200", web},
 	"fetch":   {"fetch URL: print what an HTTP GET answers, in bounded time", fetch},
+	"frames":  {"frames INTERFACE: send Ethernet frames, in hexadecimal on standard input", frames},
+	"answer":  {"answer PORT: be what measure talks to", answerAll},
+	"measure": {"measure ADDRESS ROUNDS MIB: round trips and throughput to an answer, as JSON", measure},
 	"link":    {"link PORT: try to reach the host from process 1's network namespace", func(a []string) error { return checkLink(a[0]) }},
 }
 

@@ -34,6 +34,18 @@ func (n *Namespace) Plug(from, tap string) error { return errdefs.ErrNotImplemen
 // Connect returns errdefs.ErrNotImplemented.
 func (n *Namespace) Connect() (*Interface, error) { return nil, errdefs.ErrNotImplemented }
 
+// Loopback is of Linux only.
+type Loopback struct{}
+
+// Loopback returns errdefs.ErrNotImplemented.
+func (n *Namespace) Loopback() (*Loopback, error) { return nil, errdefs.ErrNotImplemented }
+
+// Accept returns errdefs.ErrNotImplemented.
+func (l *Loopback) Accept() (*net.TCPConn, uint16, error) { return nil, 0, errdefs.ErrNotImplemented }
+
+// Close does nothing.
+func (l *Loopback) Close() error { return nil }
+
 // Close does nothing.
 func (n *Namespace) Close() error { return nil }
 

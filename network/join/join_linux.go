@@ -322,8 +322,11 @@ func (r Receipt) Undo(context.Context) error {
 	return nil
 }
 
-// disconnect undoes Connect and AddTap in the thread's namespace.
+// disconnect undoes Loopback, Connect and AddTap in the thread's namespace.
 func disconnect() error {
+	if err := noRedirect(); err != nil {
+		return err
+	}
 	tap, err := netlink.LinkByName(Tap)
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
 		return nil

@@ -172,6 +172,7 @@ func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm,
 	if err := v.configureNetwork(ctx); err != nil {
 		return nil, err
 	}
+	v.forwardLoopback(ctx)
 	log.G(ctx).WithFields(log.Fields{
 		"sandbox":  r.id,
 		"machine":  m.ID(),
