@@ -44,6 +44,8 @@ type Config struct {
 	Upstream []netip.AddrPort `toml:"upstream"`
 	// Policy is that of sandboxes which ask for no other.
 	Policy policy.Policy `toml:"policy"`
+	// Policies are others, by name, that a sandbox may have in place of Policy.
+	Policies map[string]policy.Policy `toml:"policies"`
 	// LogGroup is the group of nfnetlink_log that packets which were stopped are
 	// told to, now and then, for `bhyve-net serve` or another program to read; 0 for
 	// the kernel's log. Linux only.
@@ -135,7 +137,25 @@ func (c Config) Validate() error {
 	if _, err := c.Policy.Compile(nil); err != nil {
 		return fmt.Errorf("network configuration: %w", err)
 	}
+	for name, p := range c.Policies {
+		if _, err := p.Compile(nil); err != nil {
+			return fmt.Errorf("network configuration: policies.%s: %w", name, err)
+		}
+	}
 	return nil
+}
+
+// PolicyNamed is one of Policies, or Policy for an empty name.
+// errdefs.ErrInvalidArgument if there is none.
+func (c Config) PolicyNamed(name string) (policy.Policy, error) {
+	if name == "" {
+		return c.Policy, nil
+	}
+	p, ok := c.Policies[name]
+	if !ok {
+		return p, fmt.Errorf("network %s: there is no policy %q: %w", c.Bridge, name, errdefs.ErrInvalidArgument)
+	}
+	return p, nil
 }
 
 // resolvers are the DNS servers of a guest.

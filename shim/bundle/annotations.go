@@ -26,10 +26,13 @@ const (
 	AnnotationKernelArgs = AnnotationPrefix + "kernel-args"
 	// AnnotationPool is pool.mode of the configuration: auto, require or never.
 	AnnotationPool = AnnotationPrefix + "pool"
+	// AnnotationNetworkPolicy is network.policy of the configuration: the name of a
+	// policy of the default network.
+	AnnotationNetworkPolicy = AnnotationPrefix + "network-policy"
 )
 
 // MachineAnnotations are all annotations that say how a machine is made.
-var MachineAnnotations = []string{AnnotationVCPUs, AnnotationMemoryMiB, AnnotationKernelArgs, AnnotationPool}
+var MachineAnnotations = []string{AnnotationVCPUs, AnnotationMemoryMiB, AnnotationKernelArgs, AnnotationPool, AnnotationNetworkPolicy}
 
 // annotations is the allow-list: what may be on a container.
 var annotations = slices.Concat(MachineAnnotations)

@@ -79,7 +79,7 @@ type Machine struct {
 
 // AnnotationNames are what Machine.Annotations may name; package bundle has what
 // they mean.
-var AnnotationNames = []string{"vcpus", "memory-mib", "kernel-args", "pool"}
+var AnnotationNames = []string{"vcpus", "memory-mib", "kernel-args", "pool", "network-policy"}
 
 // Size is how large a machine is.
 type Size struct {

@@ -10,6 +10,9 @@ type Network struct {
 	// Config is the file that describes the default network; empty for
 	// network.DefaultPath.
 	Config string `toml:"config"`
+	// Policy names one of the policies of that file; empty for the one that all
+	// have.
+	Policy string `toml:"policy"`
 }
 
 // NetworkMode is one of those below.

@@ -98,6 +98,10 @@ func addNetwork(ctx context.Context, r machineRequest, port *hypervisor.NIC, boo
 	if err != nil {
 		return nil, err
 	}
+	rules, err := cfg.PolicyNamed(r.config.Network.Policy)
+	if err != nil {
+		return nil, err
+	}
 	n, err := hostnet.Open(cfg)
 	if err != nil {
 		return nil, err
@@ -107,7 +111,7 @@ func addNetwork(ctx context.Context, r machineRequest, port *hypervisor.NIC, boo
 		return nil, err
 	}
 	nw := &network{line: line}
-	request := hostnet.Request{ID: machineID(r)}
+	request := hostnet.Request{ID: machineID(r), Policy: &rules}
 	if port != nil {
 		request.Port = &hostnet.Port{NetNS: port.NetNS, Tap: port.Tap}
 	}

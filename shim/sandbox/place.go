@@ -62,5 +62,8 @@ func (s *Sandbox) sized(ctx context.Context, r sizing.Request, cfg config.Config
 			return cfg, fmt.Errorf("annotation %s: %w: %w", bundle.AnnotationPool, err, errdefs.ErrInvalidArgument)
 		}
 	}
+	if name, ok := r.Annotations[bundle.AnnotationNetworkPolicy]; ok {
+		cfg.Network.Policy = name
+	}
 	return cfg, nil
 }

@@ -69,3 +69,17 @@ func TestPoolByAnnotation(t *testing.T) {
 		t.Errorf("an annotation that is not enabled: %v", err)
 	}
 }
+
+// Which policy is the tenant's to choose only where the administrator says so.
+func TestPolicyByAnnotation(t *testing.T) {
+	b := newBed(t)
+	request := sizing.Request{Annotations: map[string]string{bundle.AnnotationNetworkPolicy: "web"}}
+	if _, err := b.sized(b.within(), request, config.Default()); !errdefs.IsPermissionDenied(err) {
+		t.Errorf("it is enabled by default: %v", err)
+	}
+	open := config.Default()
+	open.Machine.Annotations = []string{"network-policy"}
+	if cfg, err := b.sized(b.within(), request, open); err != nil || cfg.Network.Policy != "web" {
+		t.Errorf("got policy %q, %v", cfg.Network.Policy, err)
+	}
+}
