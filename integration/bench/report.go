@@ -72,6 +72,8 @@ type Origin struct {
 	Path string `json:"path"`
 	// AgeMS is for how long it had been ready when it was claimed.
 	AgeMS float64 `json:"age_ms,omitempty"`
+	// UptimeMS is for how long its kernel had run when the agent answered.
+	UptimeMS float64 `json:"uptime_ms"`
 }
 
 // Refill is the making of machines that wait.
