@@ -184,7 +184,7 @@ func (p *Pool) save(ctx context.Context, t Template) (_ *checkpoint, err error) 
 
 // saveMachine boots a machine, saves it in dir and releases it.
 func (p *Pool) saveMachine(ctx context.Context, t Template, dir string) (err error) {
-	e, err := p.create(ctx, t, nil, dir, t.Rehearse)
+	e, err := p.create(ctx, t, nil, dir, t.rehearses(nil))
 	if err != nil {
 		return err
 	}

@@ -158,7 +158,7 @@ func (p *Pool) claimFrom(ctx context.Context, s *stock, t Template, cp *checkpoi
 	defer cancel()
 	defer context.AfterFunc(p.ctx, cancel)()
 
-	e, err := p.create(ctx, t, cp, "", false)
+	e, err := p.create(ctx, t, cp, "", noRehearsal)
 	p.mu.Lock()
 	p.admission.done(t.memory())
 	cp.unuse()

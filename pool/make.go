@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -24,9 +25,8 @@ func openImage(dir string) (*guest.Image, error) { return guest.Open(dir) }
 
 // create makes a machine of t, restored from cp or booted if that is nil, and
 // returns its entry once the agent has answered. saveTo is where it will be
-// saved, if it will be. With rehearse it has run a container that does nothing. On
-// error nothing is left.
-func (p *Pool) create(ctx context.Context, t Template, cp *checkpoint, saveTo string, rehearse bool) (_ *entry, err error) {
+// saved, if it will be. It has rehearsed. On error nothing is left.
+func (p *Pool) create(ctx context.Context, t Template, cp *checkpoint, saveTo string, rehearse rehearsal) (_ *entry, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, p.opts.BootTimeout,
 		fmt.Errorf("no answer within the boot timeout of %s: %w", p.opts.BootTimeout, context.DeadlineExceeded))
 	defer cancel()
@@ -148,7 +148,12 @@ func (p *Pool) makeHot(s *stock, t Template, cp *checkpoint) {
 		}
 	}
 	p.announce()
+	idle := p.making == 0
 	p.mu.Unlock()
+	if idle {
+		// The daemon will do nothing for a while, its garbage is for the machines.
+		debug.FreeOSMemory()
+	}
 
 	l := log.G(p.ctx).WithFields(log.Fields{"template": t.Name, "took": time.Since(began).Milliseconds()})
 	switch {
@@ -199,22 +204,19 @@ func Prove(ctx context.Context, m hypervisor.Machine) (*agentv1.HelloResponse, e
 	return hello, err
 }
 
-// prepare is Prove for a machine that will wait. It also does once what its
-// claimant will do, and with rehearse, what its first container would else be the
-// first to do: the code of agent, kernel and runtime is then in memory, and where
-// it is emulated, translated.
-func prepare(ctx context.Context, m hypervisor.Machine, rehearse bool) error {
+// prepare is Prove, and a rehearsal.
+func prepare(ctx context.Context, m hypervisor.Machine, r rehearsal) error {
 	return talk(ctx, m, func(ctx context.Context, agent *ttrpc.Client) error {
-		if _, err := greet(ctx, agent); err != nil {
-			return err
+		_, err := greet(ctx, agent)
+		if err == nil && r >= rehearseThaw {
+			err = thaw.Rehearse(ctx, agentv1.NewThawClient(agent))
 		}
-		if err := thaw.Rehearse(ctx, agentv1.NewThawClient(agent)); err != nil || !rehearse {
-			return err
+		if err == nil && r >= rehearseContainer {
+			if _, err = agentv1.NewRehearsalClient(agent).Rehearse(ctx, &emptypb.Empty{}); err != nil {
+				err = fmt.Errorf("rehearsal: %w", err)
+			}
 		}
-		if _, err := agentv1.NewRehearsalClient(agent).Rehearse(ctx, &emptypb.Empty{}); err != nil {
-			return fmt.Errorf("rehearsal: %w", err)
-		}
-		return nil
+		return err
 	})
 }
 

@@ -127,13 +127,27 @@ func (t Template) image() (*guest.Image, error) {
 // sameMachines says whether machines made of a can be handed out as b's.
 func sameMachines(a, b Template) bool { return a.Shape().Key() == b.Shape().Key() }
 
-// rehearses says whether a machine made of c, or booted if that is nil, does it
-// before it waits.
-func (t Template) rehearses(c *checkpoint) bool {
-	if c == nil {
-		return t.Rehearse
+// rehearsal is what a machine does before it is anybody's. What it has done once,
+// its claimant does not do for the first time: the code of agent, kernel and
+// runtime is in memory and, where it is emulated, translated.
+type rehearsal int
+
+const (
+	// noRehearsal is for a machine that somebody waits for.
+	noRehearsal rehearsal = iota
+	// rehearseThaw is what every claimant does.
+	rehearseThaw
+	// rehearseContainer is one that does nothing, after that.
+	rehearseContainer
+)
+
+// rehearses says what a machine made of c, or booted if that is nil, does before
+// it waits.
+func (t Template) rehearses(c *checkpoint) rehearsal {
+	if c == nil && t.Rehearse || c != nil && t.RehearseClones {
+		return rehearseContainer
 	}
-	return t.RehearseClones
+	return rehearseThaw
 }
 
 func (t Template) memory() uint64 { return uint64(t.MemoryMiB) << 20 }

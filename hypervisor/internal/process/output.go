@@ -78,15 +78,16 @@ func (o *output) read(logger *log.Entry) {
 		return
 	}
 	defer o.reader.Close()
-	source := io.TeeReader(o.reader, o.tail)
 	if logger != nil && logger.Logger.IsLevelEnabled(log.DebugLevel) {
 		// Longer lines end the logging early, like the limit.
-		lines := bufio.NewScanner(io.LimitReader(source, consoleLogLimit))
+		lines := bufio.NewScanner(io.LimitReader(io.TeeReader(o.reader, o.tail), consoleLogLimit))
 		for lines.Scan() {
 			logger.WithField("line", lines.Text()).Debug("guest console")
 		}
 	}
-	io.Copy(io.Discard, source)
+	// Most of the time nothing is said, by any of many machines: io.Copy, and the
+	// file if it were asked, have larger buffers.
+	io.CopyBuffer(o.tail, struct{ io.Reader }{o.reader}, make([]byte, 512))
 }
 
 // close ends the reading. What is in the FIFO stays there.

@@ -150,6 +150,8 @@ func (p *Process) wait(logger *log.Entry, end func() bool) {
 
 // reap waits for a child.
 func (p *Process) reap() bool {
+	// A daemon has a hundred of them, and Cmd's way to wait takes a thread.
+	_ = p.id.Wait(context.Background())
 	// Its error is in ProcessState.
 	_ = p.Cmd.Wait()
 	p.status, p.statusKnown = p.Cmd.ProcessState.Sys().(syscall.WaitStatus), true
