@@ -30,6 +30,7 @@ func TestNetwork(t *testing.T) {
 	}{
 		{"hostile guest", testHostileGuest},
 		{"ctr with CNI", testCtrCNI},
+		{"figures", testFigures},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(newRig(t, lab.RuntimeBhyve)) })
 	}

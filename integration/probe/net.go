@@ -43,7 +43,7 @@ func frames(args []string) error {
 	return lines.Err()
 }
 
-// answerAll serves connections whose first byte is pattern.Echo or pattern.Sink.
+// answerAll serves connections of measure.
 func answerAll(args []string) error {
 	l, err := net.Listen("tcp4", ":"+args[0])
 	if err != nil {

@@ -38,10 +38,14 @@ func (d *declared) files() []string {
 }
 
 // network is the pod's: the namespace that it was given, or else what there is
-// without.
+// without. One that was given something else has none: it has asked for a certain
+// network, and not for ours.
 func (d *declared) network() networkRequest {
-	if d.netns.namespace {
+	switch {
+	case d.netns.namespace:
 		return networkRequest{netns: d.pod.NetNS}
+	case d.netns.file != nil:
+		return networkRequest{}
 	}
 	return networkRequest{standard: d.config.Network.Mode == config.NetworkDefault}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/config"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/pod"
 )
 
@@ -157,7 +158,11 @@ func TestANetworkThatIsNone(t *testing.T) {
 		t.Errorf("with a namespace that is not there: %v", err)
 	}
 	p.NetNS = file
+	b.cfg.Network.Mode = config.NetworkDefault
 	must(t, b.Declare(p, b.cfg))
+	if got := b.declared.network(); got != (networkRequest{}) {
+		t.Errorf("it would have %+v", got)
+	}
 	must(t, b.StartDeclared(b.within(), "pod"))
 	if st := b.wantSandbox(true, fakePid); st.NetNS != file {
 		t.Errorf("status is %+v", st)

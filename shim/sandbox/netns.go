@@ -38,7 +38,7 @@ func pinNetNS(ctx context.Context, p pod.Config) (pin, error) {
 	}
 	held := pin{file: f, namespace: isNetNS(f)}
 	if !held.namespace {
-		log.G(ctx).WithField("sandbox", p.ID).Warnf("%s is not a network namespace: the sandbox has no network but its own", p.NetNS)
+		log.G(ctx).WithField("sandbox", p.ID).Warnf("%s is not a network namespace: the sandbox has no network but a loopback", p.NetNS)
 	}
 	return held, nil
 }
