@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/proc"
@@ -64,9 +65,12 @@ func (p *Pool) Claim(ctx context.Context, w Want) (*Offer, error) {
 			p.countClaim(s, poolv1.Tier_TIER_HOT)
 			return offer, nil
 		}
-		// Nobody has heard of it: it is destroyed rather than put back, as what
-		// is on disk of it is not known.
 		log.G(p.ctx).WithError(err).WithField("entry", e.ID).Warn("a hot machine could not be offered")
+		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+			p.putBack(s, e)
+			return nil, fmt.Errorf("claim: %w: %w", err, errdefs.ErrUnavailable)
+		}
+		// What is on disk of it is not known.
 		p.doom(ctx, e)
 		if ctx.Err() != nil {
 			return nil, err
@@ -117,6 +121,28 @@ func (p *Pool) popHot(w Want) (*stock, *entry, error) {
 		}
 	}
 	return found, nil, nil
+}
+
+// putBack makes a machine hot again that could not be offered for want of room on
+// disk, as it would be with any other. Nobody has heard of it. Should the daemon
+// end now, its record may say that it is on offer, and its time runs out.
+func (p *Pool) putBack(s *stock, e *entry) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	wanted := !p.draining && p.templates[e.Template] == s && s.Shape().Key() == e.Shape
+	select {
+	case <-e.machine.Done():
+		// Guard has left it to the claim.
+		wanted = false
+	default:
+	}
+	if !wanted {
+		e.State = stateDoomed
+		p.work.Go(func() { _ = p.discard(p.ctx, e) })
+		return
+	}
+	e.State = stateHot
+	s.hot = append(s.hot, e)
 }
 
 // claimNew makes a machine for a claim that found the hot tier empty.

@@ -172,6 +172,25 @@ func (p *Pool) Kill() {
 	<-p.done
 }
 
+// LoseHost leaves what a restart of the host does: no process of the pool's, and
+// of its files those that are on disk.
+func (p *Pool) LoseHost(ctx context.Context) error {
+	p.Kill()
+	machines, err := p.Machines()
+	if err != nil {
+		return err
+	}
+	for _, id := range machines {
+		if err := id.Kill(ctx); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(p.state); err != nil {
+		return err
+	}
+	return os.Mkdir(p.state, 0o700)
+}
+
 // poolStopTimeout bounds the daemon's end, in which it may undo a boot.
 const poolStopTimeout = 90 * time.Second
 
