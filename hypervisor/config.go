@@ -39,6 +39,11 @@ type Config struct {
 	// Checkpointer.Checkpoint fills, on a file system that survives a reboot.
 	// Empty for a machine that will not be saved.
 	CheckpointDir string
+	// MemoryDir is an existing directory, on a disk with room for it, in which the
+	// guest's memory is in a file without a name, so that it can be given back
+	// (see Reclaimable). Empty for memory that is the process's own. A machine that
+	// is restored, or has a CheckpointDir, has its memory in a file anyway.
+	MemoryDir string
 }
 
 // NIC is a virtio network interface on a tap that belongs to the caller, or on

@@ -21,6 +21,16 @@ type Parker interface {
 	Unpark(ctx context.Context) error
 }
 
+// Reclaimable is a Machine whose memory the host can have back while it waits.
+type Reclaimable interface {
+	// Reclaim gives the memory of a parked machine's guest back to the host, as
+	// far as that loses nothing: what is in a file (Config.MemoryDir) is written
+	// back first, private memory goes to swap if there is any, and what has no
+	// place on disk stays. The process stays parked; memory comes back as the guest
+	// touches it after Unpark. errdefs.ErrFailedPrecondition if it is not parked.
+	Reclaim(ctx context.Context) error
+}
+
 // Pluggable is a Machine that may have a network interface on a tap of its own:
 // NIC.Tap was empty when it was made.
 type Pluggable interface {

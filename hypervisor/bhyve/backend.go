@@ -101,6 +101,9 @@ func (b Backend) start(ctx context.Context, cfg hypervisor.Config, from string, 
 	if err := cfg.Validate(caps); err != nil {
 		return nil, err
 	}
+	if cfg.MemoryDir != "" {
+		return nil, fmt.Errorf("machine %s: memory in a file: %w", cfg.ID, errdefs.ErrNotImplemented)
+	}
 	if cfg.NIC != nil && cfg.NIC.NetNS != "" {
 		return nil, fmt.Errorf("machine %s: tap in network namespace %s: there are none: %w", cfg.ID, cfg.NIC.NetNS, errdefs.ErrInvalidArgument)
 	}

@@ -141,6 +141,16 @@ func (m *machine) run(ctx context.Context, caps hypervisor.Capabilities, s spec,
 		inherited = append(inherited, nic.tap)
 	}
 
+	if s.memory == "" && m.cfg.MemoryDir != "" {
+		memory, err := openMemory(m.cfg.MemoryDir)
+		if err != nil {
+			return err
+		}
+		defer memory.Close()
+		s.memory, s.shared = fmt.Sprintf("/proc/self/fd/%d", monitorFD+len(inherited)), true
+		inherited = append(inherited, memory)
+	}
+
 	if s.qemu, err = installed(); err != nil {
 		return err
 	}

@@ -4,10 +4,8 @@ package qemu
 
 import (
 	"context"
-	"strings"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
-	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/proc"
 )
 
 var _ hypervisor.Measurer = (*machine)(nil)
@@ -18,12 +16,7 @@ func (m *machine) Usage(context.Context) (hypervisor.Usage, error) {
 	if err != nil {
 		return u, err
 	}
-	// Nothing else in QEMU has exactly this size, but for translated code, which
-	// can be executed.
-	size := uint64(m.cfg.MemoryMiB) << 20
-	u.GuestPrivateDirty, err = m.Process.ID().PrivateDirty(func(part proc.Mapping) bool {
-		return part.Size == size && strings.HasPrefix(part.Perms, "rw-")
-	})
+	u.GuestPrivateDirty, err = m.Process.ID().PrivateDirty(m.guestMemory)
 	if err != nil {
 		return hypervisor.Usage{}, m.UsageError(err)
 	}

@@ -19,6 +19,8 @@ type ShimConfig struct {
 	AgentTimeout time.Duration
 	// VCPUs and MemoryMiB are a machine's size.
 	VCPUs, MemoryMiB int
+	// Pause is what a pause does to the machine, MemoryDir where its memory is.
+	Pause, MemoryDir string
 	// Network is the mode of containers' network, NetworkConfig its file.
 	Network, NetworkConfig string
 	// PoolMode and PoolSocket are those of the section pool; without a mode
@@ -59,6 +61,9 @@ func (l *Lab) WriteShimConfig(path string, c ShimConfig) error {
 	if c.PoolMode == "" {
 		c.PoolMode = "never"
 	}
+	if c.Pause == "" {
+		c.Pause = "containers"
+	}
 	data, err := toml.Marshal(map[string]any{
 		"network": map[string]any{"mode": c.Network, "config": c.NetworkConfig},
 		"guest":   map[string]any{"dir": c.GuestDir},
@@ -67,6 +72,8 @@ func (l *Lab) WriteShimConfig(path string, c ShimConfig) error {
 			"memory_mib":    c.MemoryMiB,
 			"boot_timeout":  c.BootTimeout.String(),
 			"agent_timeout": c.AgentTimeout.String(),
+			"pause":         c.Pause,
+			"memory_dir":    c.MemoryDir,
 		},
 		"pool": map[string]any{"mode": c.PoolMode, "socket": c.PoolSocket},
 	})

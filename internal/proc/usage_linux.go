@@ -89,6 +89,8 @@ func (id ID) PrivateDirty(match func(Mapping) bool) (bytes uint64, err error) {
 type mapping struct {
 	Mapping
 	rss, pss, privateDirty uint64
+	// at is where it is, as in "7f00-7fff".
+	at string
 }
 
 // readMaps calls f with every mapping: a line of addresses and path, and then
@@ -104,7 +106,7 @@ func readMaps(r io.Reader, f func(mapping)) error {
 			}
 			m = &mapping{}
 			if fields := strings.SplitN(lines.Text(), " ", 6); len(fields) == 6 {
-				m.Perms, m.Path = fields[1], strings.TrimSpace(fields[5])
+				m.at, m.Perms, m.Path = fields[0], fields[1], strings.TrimSpace(fields[5])
 			}
 			continue
 		}

@@ -27,9 +27,9 @@ Size:                  4 kB
 		t.Fatal(err)
 	}
 	want := []mapping{
-		{Mapping{"/pool/a dir/memory", "rw-p", 256 << 20}, 40000 << 10, 20000 << 10, 1200 << 10},
-		{Mapping{"", "rw-p", 256 << 20}, 0, 0, 8 << 10},
-		{Mapping{"[vsyscall]", "--xp", 4 << 10}, 0, 0, 0},
+		{Mapping{"/pool/a dir/memory", "rw-p", 256 << 20}, 40000 << 10, 20000 << 10, 1200 << 10, "7f0000000000-7f0010000000"},
+		{Mapping{"", "rw-p", 256 << 20}, 0, 0, 8 << 10, "7f0020000000-7f0030000000"},
+		{Mapping{"[vsyscall]", "--xp", 4 << 10}, 0, 0, 0, "ffffffffff600000-ffffffffff601000"},
 	}
 	if len(got) != len(want) {
 		t.Fatalf("got %+v", got)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -67,6 +68,12 @@ type Machine struct {
 	Annotations []string `toml:"annotations"`
 	// KernelArgs are appended to the guest kernel's command line.
 	KernelArgs []string `toml:"kernel_args"`
+	// Pause is what a pause of all its containers does to a machine.
+	Pause PauseMode `toml:"pause"`
+	// MemoryDir is a directory on a disk in which machines have their memory, each
+	// in a file without a name, so that PauseMemory can free it. Without it only
+	// swap can take it. Linux only; machines of the pool have none.
+	MemoryDir string `toml:"memory_dir"`
 	// BootTimeout bounds the time from the start of the machine's process to
 	// the agent's first answer.
 	BootTimeout Duration `toml:"boot_timeout"`
@@ -116,6 +123,7 @@ func Default() Config {
 			MemoryMiB:     256,
 			OverheadMiB:   100,
 			MemoryStepMiB: 128,
+			Pause:         PauseContainers,
 			Annotations:   []string{"vcpus", "memory-mib", "pool"},
 			BootTimeout:   Duration{60 * time.Second},
 			AgentTimeout:  Duration{30 * time.Second},
@@ -255,6 +263,9 @@ func (m Machine) validate() error {
 		if f.value < f.low {
 			return fmt.Errorf("%s is %d: want at least %d", f.name, f.value, f.low)
 		}
+	}
+	if m.MemoryDir != "" && !filepath.IsAbs(m.MemoryDir) {
+		return fmt.Errorf("memory_dir %q is no absolute path", m.MemoryDir)
 	}
 	for _, a := range m.Annotations {
 		if !slices.Contains(AnnotationNames, a) {

@@ -35,8 +35,8 @@ type agent struct {
 	conns []*ttrpc.Client
 }
 
-func newAgent(control, events net.Conn) *agent {
-	c, e := ttrpc.NewClient(control), ttrpc.NewClient(events)
+func newAgent(control, events net.Conn, d *doze) *agent {
+	c, e := ttrpc.NewClient(control, ttrpc.WithUnaryClientInterceptor(d.intercept)), ttrpc.NewClient(events)
 	return &agent{
 		task:    taskapi.NewTTRPCTaskClient(c),
 		system:  agentv1.NewSystemClient(c),

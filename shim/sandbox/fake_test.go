@@ -93,6 +93,19 @@ type fakeMachine struct {
 	mu        sync.Mutex
 	exit      hypervisor.Exit
 	destroyed int
+	// rested is what became of it, in order.
+	rested []string
+}
+
+func (m *fakeMachine) Park(context.Context) error    { return m.rest("park") }
+func (m *fakeMachine) Unpark(context.Context) error  { return m.rest("unpark") }
+func (m *fakeMachine) Reclaim(context.Context) error { return m.rest("reclaim") }
+
+func (m *fakeMachine) rest(how string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.rested = append(m.rested, how)
+	return nil
 }
 
 const fakePid = 4242

@@ -19,7 +19,8 @@ const pauseEventWait = 5 * time.Second
 // returns, the container is paused and the event is queued for containerd. Its
 // files are on the host: clients pause a container to look at them.
 //
-// The machine runs on: other containers of the sandbox are not concerned.
+// Other containers of the sandbox are not concerned. If all are paused, the machine
+// may rest too, see doze.
 func (c *Container) Pause(ctx context.Context) error {
 	p, err := c.process("")
 	if err != nil {
@@ -40,6 +41,7 @@ func (c *Container) Pause(ctx context.Context) error {
 		return err
 	}
 	c.writeBack()
+	c.sandbox.restIfPaused(ctx, c.vm)
 	return nil
 }
 

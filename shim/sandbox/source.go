@@ -47,7 +47,9 @@ func (o origin) fields() log.Fields {
 // the others with backend.
 func poolOrBoot(backend hypervisor.Backend) source {
 	return func(ctx context.Context, r machineRequest, image *guest.Image, cfg hypervisor.Config, book *receipt.Book) (hypervisor.Machine, *network, origin, error) {
-		if r.config.Pool.Mode != config.PoolNever {
+		// The pool's have no such memory.
+		own := cfg.MemoryDir != "" && r.config.Pool.Mode == config.PoolAuto
+		if r.config.Pool.Mode != config.PoolNever && !own {
 			m, from, err := claim(ctx, backend, r, image, cfg, book)
 			if err == nil {
 				nw, err := plug(ctx, r, m, book)

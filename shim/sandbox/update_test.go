@@ -78,7 +78,7 @@ func TestUsage(t *testing.T) {
 		t.Errorf("of a machine that cannot tell: %v", err)
 	}
 	b.mu.Lock()
-	b.vm = &vm{Machine: measured{b.vm.Machine.(*fakeMachine)}, home: b.vm.home, agent: b.vm.agent}
+	b.vm = &vm{Machine: measured{b.vm.Machine.(*fakeMachine)}, home: b.vm.home, agent: b.vm.agent, doze: b.vm.doze}
 	b.mu.Unlock()
 	if u, err := b.Usage(b.within()); err != nil || u.RSS != 1<<20 {
 		t.Errorf("got %+v, %v", u, err)

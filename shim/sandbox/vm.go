@@ -29,6 +29,7 @@ type vm struct {
 	hypervisor.Machine
 	home  *home
 	agent *agent
+	doze  *doze
 	// agentTimeout bounds one request to the agent.
 	agentTimeout time.Duration
 	// network is its containers', nil for none.
@@ -109,6 +110,7 @@ func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm,
 		Kernel:    image.Kernel,
 		Initrd:    image.Initrd,
 		Cmdline:   r.config.Machine.KernelArgs,
+		MemoryDir: r.config.Machine.MemoryDir,
 	}, h.book)
 	if err != nil {
 		return nil, err
@@ -116,7 +118,7 @@ func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm,
 	end()
 	v := &vm{
 		Machine: m, home: h, network: nw, agentTimeout: r.config.Machine.AgentTimeout.Duration,
-		room: sizing.Room(r.config.Machine),
+		room: sizing.Room(r.config.Machine), doze: newDoze(m, r.config.Machine.Pause),
 	}
 	phase := "link"
 	var placing errgroup.Group
@@ -149,7 +151,7 @@ func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm,
 		return nil, err
 	}
 	end()
-	v.agent = newAgent(control, events)
+	v.agent = newAgent(control, events, v.doze)
 	linked := time.Now()
 
 	phase = "agent"
@@ -235,6 +237,11 @@ func (v *vm) openStream(ctx context.Context, port uint32, id string) (net.Conn, 
 	defer cancel()
 	ctx, release := whileAlive(ctx, v.Machine)
 	defer release()
+	done, err := v.doze.wake(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open stream %q: %w: %w", id, err, errdefs.ErrUnavailable)
+	}
+	defer done()
 	conn, err := v.Dial(ctx, port)
 	switch {
 	case errors.Is(err, hypervisor.ErrExited):
