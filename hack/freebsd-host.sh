@@ -14,10 +14,16 @@ prepare() {
 	if [ -z "$(pfctl -s rules 2>/dev/null)" ]; then
 		# It complains of a host without /etc/pf.os, and loads them all the same.
 		pfctl -q -f - <<-'RULES' || :
+			set state-policy if-bound
+			ether block in quick on cubetap
+			nat-anchor "cube"
+			rdr-anchor "cube/*"
 			pass in quick on bhyvelink inet6 proto tcp all flags A/A no state
 			pass in quick on bhyvelink inet6 proto tcp all flags R/R no state
 			block drop in quick on bhyvelink all
 			pass out quick on bhyvelink all no state
+			anchor "cube"
+			block drop quick on cubeguest all
 		RULES
 	fi
 	pfctl -s info | grep -q 'Status: Enabled' || pfctl -q -e

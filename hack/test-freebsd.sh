@@ -82,7 +82,7 @@ push() {
 
 unit() {
 	say "unit tests on $HOST"
-	remote "cd '$REMOTE_DIR' && sh freebsd-host.sh unit"
+	remote "cd '$REMOTE_DIR' && BHYVE_LAB_SLOW=$SLOW sh freebsd-host.sh unit"
 }
 
 integration() {

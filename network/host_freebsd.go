@@ -12,10 +12,10 @@ import (
 )
 
 // commandTimeout bounds each run of a tool of the system's.
-const commandTimeout = 10 * time.Second
+const commandTimeout = 30 * time.Second
 
 func newHost(cfg Config, s store) (host, error) {
-	return &freebsd{cfg: cfg, store: s, pf: pf.Control{Run: run}}, nil
+	return &freebsd{cfg: cfg, store: s, pf: pf.Control{Run: run}, egress: egressBut}, nil
 }
 
 // run runs a tool of the base system. An error has what it said.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -26,13 +27,14 @@ type freebsd struct {
 	cfg   Config
 	store store
 	pf    pf.Control
+	// egress is egressBut.
+	egress func(bridge string) ([]string, error)
 }
 
 const (
 	ifconfig = "/sbin/ifconfig"
 	arp      = "/usr/sbin/arp"
 	sysctl   = "/sbin/sysctl"
-	route    = "/sbin/route"
 	netstat  = "/usr/bin/netstat"
 )
 
@@ -82,7 +84,7 @@ func (h *freebsd) exclusively(ctx context.Context, f func() error) error {
 }
 
 func (h *freebsd) prepare(ctx context.Context) error {
-	if err := h.pf.Check(ctx); err != nil {
+	if err := h.pf.Check(ctx, h.cfg.Bridge); err != nil {
 		return err
 	}
 	return h.exclusively(ctx, func() error {
@@ -95,30 +97,54 @@ func (h *freebsd) prepare(ctx context.Context) error {
 				return err
 			}
 		}
-		// Rules see packets on members and nothing else passes there but ARP.
-		// Addresses are the bridge's alone.
-		if err := h.run(ctx, []string{sysctl, "net.inet.ip.forwarding=1", "net.inet.ip.redirect=0",
-			"net.link.bridge.pfil_member=1", "net.link.bridge.pfil_bridge=0", "net.link.bridge.pfil_onlyip=1"}); err != nil {
+		if err := h.run(ctx, append([]string{sysctl}, knobs...)); err != nil {
 			return err
 		}
-		if strings.Contains(bridge, "inet "+h.cfg.Gateway.String()+" ") {
+		if strings.Contains(bridge, h.gateway()) {
 			return nil
 		}
 		// The host asks nobody for a hardware address: it knows every guest's.
 		return h.run(ctx,
-			[]string{ifconfig, h.cfg.Bridge, "ether", macOf(h.cfg.Gateway).String(), "mtu", fmt.Sprint(h.cfg.MTU), "staticarp"},
+			[]string{ifconfig, h.cfg.Bridge, "ether", macOf(h.cfg.Gateway).String(), "group", pf.Group, "mtu", fmt.Sprint(h.cfg.MTU), "staticarp"},
 			[]string{ifconfig, h.cfg.Bridge, "inet", fmt.Sprintf("%s/%d", h.cfg.Gateway, h.cfg.Subnet.Bits()), "up"})
 	})
 }
 
+// gateway is how ifconfig tells the bridge's address, which it has last of all.
+func (h *freebsd) gateway() string { return "inet " + h.cfg.Gateway.String() + " " }
+
+// knobs are sysctls without which a guest's packets are not seen where the rules
+// look for them (package pf): on taps, also those that are for the host itself.
+// Of what is not IP, ARP passes alone.
+var knobs = []string{
+	"net.inet.ip.forwarding=1", "net.inet.ip.redirect=0",
+	"net.link.bridge.pfil_member=1", "net.link.bridge.pfil_local_phys=1",
+	"net.link.bridge.pfil_bridge=0", "net.link.bridge.pfil_onlyip=1",
+}
+
+// unset are the knobs that are set otherwise.
+func (h *freebsd) unset(ctx context.Context) ([]string, error) {
+	argv := []string{sysctl, "-e"}
+	for _, knob := range knobs {
+		name, _, _ := strings.Cut(knob, "=")
+		argv = append(argv, name)
+	}
+	out, err := h.pf.Run(ctx, "", argv...)
+	if err != nil {
+		return nil, err
+	}
+	set := strings.Fields(string(out))
+	return slices.DeleteFunc(slices.Clone(knobs), func(knob string) bool { return slices.Contains(set, knob) }), nil
+}
+
 func (h *freebsd) sandbox(r *record, p *policy.Compiled) pf.Sandbox {
-	return pf.Sandbox{Name: r.Anchor, Tap: r.Tap, Address: r.Address, Policy: p}
+	return pf.Sandbox{Name: r.Anchor, Tap: r.Tap, Bridge: h.cfg.Bridge, Address: r.Address, Policy: p}
 }
 
 // dispatch rewrites the lines by which pf finds the sandboxes' rules, without
 // those of one that goes.
 func (h *freebsd) dispatch(ctx context.Context, without string) error {
-	egress, err := h.egress(ctx)
+	egress, err := h.egress(h.cfg.Bridge)
 	if err != nil {
 		return err
 	}
@@ -137,21 +163,28 @@ func (h *freebsd) dispatch(ctx context.Context, without string) error {
 	})
 }
 
-// egress is the interface of the default route, "" without one.
-func (h *freebsd) egress(ctx context.Context) (string, error) {
-	out, err := h.pf.Run(ctx, "", route, "-n", "get", "-inet", "default")
-	if err != nil && strings.Contains(err.Error(), "not been found") {
-		return "", nil
-	}
+// egressBut names the interfaces by which guests can leave the host: all that
+// have an IPv4 address, but for the loopback and the bridge itself.
+func egressBut(bridge string) ([]string, error) {
+	all, err := net.Interfaces()
 	if err != nil {
-		return "", err
+		return nil, fmt.Errorf("interfaces of the host: %w", err)
 	}
-	for line := range strings.Lines(string(out)) {
-		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "interface: "); ok {
-			return name, nil
+	var names []string
+	for _, i := range all {
+		if i.Flags&net.FlagLoopback != 0 || i.Name == bridge {
+			continue
+		}
+		// One that has gone meanwhile has none.
+		addrs, _ := i.Addrs()
+		if slices.ContainsFunc(addrs, func(a net.Addr) bool {
+			p, err := netip.ParsePrefix(a.String())
+			return err == nil && p.Addr().Is4()
+		}) {
+			names = append(names, i.Name)
 		}
 	}
-	return "", nil
+	return names, nil
 }
 
 func (h *freebsd) attach(ctx context.Context, r *record, p *policy.Compiled) error {
@@ -173,10 +206,8 @@ func (h *freebsd) attach(ctx context.Context, r *record, p *policy.Compiled) err
 			return err
 		}
 	}
-	// In the group that is denied everything, before it can carry anything.
-	if err := h.run(ctx,
-		[]string{ifconfig, r.Tap, "group", pf.Group, "mtu", fmt.Sprint(r.MTU)},
-		[]string{ifconfig, r.Tap, "inet6", "ifdisabled"}); err != nil {
+	// In the groups that are denied everything, before it can carry anything.
+	if err := h.run(ctx, []string{ifconfig, r.Tap, "inet6", "ifdisabled", "group", pf.Group, "group", pf.TapGroup, "mtu", fmt.Sprint(r.MTU)}); err != nil {
 		return err
 	}
 	if err := h.setPolicy(ctx, r, p); err != nil {
@@ -189,13 +220,12 @@ func (h *freebsd) attach(ctx context.Context, r *record, p *policy.Compiled) err
 	if err != nil {
 		return err
 	}
+	join := []string{ifconfig, h.cfg.Bridge}
 	if !strings.Contains(bridge, "member: "+r.Tap+" ") {
-		if err := h.run(ctx, []string{ifconfig, h.cfg.Bridge, "addm", r.Tap}); err != nil {
-			return err
-		}
+		join = append(join, "addm", r.Tap)
 	}
 	return h.run(ctx,
-		[]string{ifconfig, h.cfg.Bridge, "private", r.Tap, "-learn", r.Tap, "-discover", r.Tap, "static", r.Tap, r.MAC.String()},
+		append(join, "private", r.Tap, "-learn", r.Tap, "-discover", r.Tap, "static", r.Tap, r.MAC.String()),
 		[]string{arp, "-s", r.Address.String(), r.MAC.String()},
 		[]string{ifconfig, r.Tap, "up"})
 }
@@ -206,11 +236,21 @@ func (h *freebsd) setPolicy(ctx context.Context, r *record, p *policy.Compiled) 
 	if err != nil {
 		return err
 	}
+	was, err := r.Policy.Compile(r.DNS)
+	if err != nil {
+		return err
+	}
+	if err := h.store.takePorts(r.ID, p.Publish); err != nil {
+		return err
+	}
 	if err := h.pf.Load(ctx, s.Anchor(), rules); err != nil {
+		return errors.Join(err, h.store.freePorts(r.ID, was.Publish))
+	}
+	if err := h.store.freePorts(r.ID, p.Publish); err != nil {
 		return err
 	}
 	states, err := h.pf.States(ctx, r.Address)
-	if err != nil {
+	if err != nil || len(states) == 0 {
 		return err
 	}
 	own, err := net.InterfaceAddrs()
@@ -223,12 +263,7 @@ func (h *freebsd) setPolicy(ctx context.Context, r *record, p *policy.Compiled) 
 			return err == nil && p.Addr() == a
 		})
 	}
-	for _, peer := range pf.Outlawed(s, states, isHost) {
-		if err := h.pf.Kill(ctx, r.Address, peer); err != nil {
-			return err
-		}
-	}
-	return nil
+	return h.pf.Kill(ctx, pf.Outlawed(s, states, isHost))
 }
 
 func (h *freebsd) resolved(context.Context, *record, *policy.Compiled, int, []netip.Addr, time.Duration) error {
@@ -254,14 +289,17 @@ func (h *freebsd) detach(ctx context.Context, r *record) (Released, error) {
 	}
 	before, err := h.pf.States(ctx, r.Address)
 	if err == nil {
-		err = h.pf.Kill(ctx, r.Address, netip.Addr{})
+		err = h.pf.KillAll(ctx, r.Address)
 	}
 	if err != nil {
 		return Released{}, err
 	}
 	after, err := h.pf.States(ctx, r.Address)
 	released := Released{StatesBefore: len(before), StatesAfter: len(after)}
-	if err != nil || !ours {
+	if err != nil {
+		return released, err
+	}
+	if err := h.store.freePorts(r.ID, nil); err != nil || !ours {
 		return released, err
 	}
 	// An entry that is not there is no matter.
@@ -270,28 +308,39 @@ func (h *freebsd) detach(ctx context.Context, r *record) (Released, error) {
 }
 
 func (h *freebsd) check(ctx context.Context, r *record) error {
-	errs := []error{h.pf.Check(ctx)}
-	anchors, err := h.pf.Anchors(ctx)
-	if err == nil && !slices.Contains(anchors, r.Anchor) {
-		err = fmt.Errorf("pf has no anchor %s", h.sandbox(r, nil).Anchor())
-	}
+	errs := []error{h.pf.Check(ctx, h.cfg.Bridge), h.pf.CheckSandbox(ctx, h.sandbox(r, nil))}
+	unset, serr := h.unset(ctx)
 	tap, terr := h.iface(ctx, r.Tap)
 	bridge, berr := h.iface(ctx, h.cfg.Bridge)
-	errs = append(errs, err, terr, berr)
+	errs = append(errs, serr, terr, berr)
+	groups, member := lineOf(tap, "groups: "), lineOf(bridge, "member: "+r.Tap+" ")
 	for _, want := range []struct {
 		ok   bool
 		what string
 	}{
+		{len(unset) == 0, fmt.Sprintf("not set: %q", unset)},
 		{strings.Contains(tap, "description: "+h.mark(r.ID)+"\n"), r.Tap + " is not there"},
-		{strings.Contains(tap, pf.Group), r.Tap + " is not in the group that is denied everything"},
-		{strings.Contains(bridge, "member: "+r.Tap+" "), r.Tap + " is not on the bridge"},
-		{strings.Contains(bridge, "inet "+h.cfg.Gateway.String()+" "), "the bridge is not set up"},
+		{strings.Contains(tap, "<UP,"), r.Tap + " is down"},
+		{strings.Contains(groups, pf.Group) && strings.Contains(groups, pf.TapGroup), r.Tap + " is not in the groups that are denied everything"},
+		{member != "", r.Tap + " is not on the bridge"},
+		{strings.Contains(member, "PRIVATE") && !strings.Contains(member, "LEARNING"), r.Tap + " is no private member of the bridge"},
+		{strings.Contains(bridge, h.gateway()), "the bridge is not set up"},
 	} {
 		if !want.ok {
 			errs = append(errs, errors.New(want.what))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// lineOf is the rest of the first line that begins with a word, "" if none does.
+func lineOf(text, begin string) string {
+	for line := range strings.Lines(text) {
+		if rest, ok := strings.CutPrefix(strings.TrimSpace(line), begin); ok {
+			return rest
+		}
+	}
+	return ""
 }
 
 func (h *freebsd) counters(ctx context.Context, records []*record) (map[string]Counters, error) {
@@ -378,6 +427,9 @@ func (h *freebsd) destroy(ctx context.Context) error {
 		return err
 	}
 	if err := h.run(ctx, []string{ifconfig, h.cfg.Bridge, "destroy"}); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(h.store.dir, portDir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return os.Remove(filepath.Join(h.store.dir, "lock"))

@@ -27,13 +27,13 @@ type system struct {
 	ifaces  map[string]string
 	members []string
 	address bool
-	anchors map[string]bool
+	anchors map[string]string
 	main    string
 	states  string
 }
 
 func newSystem() *system {
-	return &system{ifaces: map[string]string{}, anchors: map[string]bool{}, main: pf.MainRules}
+	return &system{ifaces: map[string]string{}, anchors: map[string]string{}, main: pf.MainRules}
 }
 
 func (s *system) run(_ context.Context, stdin string, argv ...string) ([]byte, error) {
@@ -45,12 +45,12 @@ func (s *system) run(_ context.Context, stdin string, argv ...string) ([]byte, e
 	switch argv[0] {
 	case ifconfig:
 		return s.ifconfig(args)
-	case route:
-		return []byte("   route to: default\n  interface: em0\n"), nil
+	case sysctl:
+		return []byte(strings.Join(knobs, "\n")), nil
 	case netstat:
 		return []byte(`{"statistics": {"interface": [{"name": "tap100", "received-packets": 3, "received-bytes": 30, "sent-packets": 4, "sent-bytes": 40}]}}`), nil
 	case "/sbin/pfctl":
-		return s.pfctl(args)
+		return s.pfctl(args, stdin)
 	}
 	return nil, nil
 }
@@ -79,17 +79,17 @@ func (s *system) ifconfig(args []string) ([]byte, error) {
 	}
 	switch {
 	case len(args) == 1:
-		out := name + ": flags=8843<UP>\n\tdescription: " + description + "\n\tgroups: tap " + pf.Group + "\n"
+		out := name + ": flags=8843<UP,RUNNING>\n\tdescription: " + description + "\n\tgroups: tap " + pf.Group + " " + pf.TapGroup + "\n"
 		if s.address {
 			out += "\tinet 10.77.0.1 netmask 0xffffff00\n"
 		}
 		for _, m := range s.members {
-			out += "\tmember: " + m + " flags=...\n"
+			out += "\tmember: " + m + " flags=840<PRIVATE,VLANFILTER>\n"
 		}
 		return []byte(out), nil
 	case args[1] == "inet":
 		s.address = true
-	case args[1] == "addm":
+	case len(args) > 2 && args[1] == "addm":
 		s.members = append(s.members, args[2])
 	case args[1] == "destroy":
 		delete(s.ifaces, name)
@@ -98,28 +98,32 @@ func (s *system) ifconfig(args []string) ([]byte, error) {
 	return nil, nil
 }
 
-func (s *system) pfctl(args []string) ([]byte, error) {
+func (s *system) pfctl(args []string, stdin string) ([]byte, error) {
 	all := strings.Join(args, " ")
 	switch {
 	case all == "-s info":
 		return []byte("Status: Enabled for 0 days\n"), nil
-	case all == "-s nat":
+	case all == "-s nat" || all == "-s ether":
 		return nil, nil
 	case all == "-s rules":
 		return []byte(s.main), nil
-	case all == "-s states":
+	case all == "-vv -s states":
 		return []byte(s.states), nil
 	case all == "-a cube -s Anchors":
 		var names []string
 		for n := range s.anchors {
-			names = append(names, "  "+n)
+			if n != pf.Root {
+				names = append(names, "  "+n)
+			}
 		}
 		slices.Sort(names)
 		return []byte(strings.Join(names, "\n")), nil
 	case args[0] == "-k":
 		s.states = ""
-	case len(args) == 4 && args[2] == "-f" && args[1] != pf.Root:
-		s.anchors[args[1]] = true
+	case len(args) == 4 && args[3] == "rules" && args[2] == "-s":
+		return []byte(s.anchors[args[1]]), nil
+	case len(args) == 4 && args[2] == "-f":
+		s.anchors[args[1]] = stdin
 	case len(args) == 4 && args[3] == "Tables":
 		delete(s.anchors, args[1])
 	}
@@ -132,7 +136,10 @@ func freebsdNetwork(t *testing.T, s *system) *Network {
 	cfg.State = filepath.Join(t.TempDir(), "state")
 	cfg.DNS = []netip.Addr{netip.MustParseAddr("192.0.2.53")}
 	st := store{dir: filepath.Join(cfg.State, cfg.Bridge)}
-	return &Network{cfg: cfg, store: st, host: &freebsd{cfg: cfg, store: st, pf: pf.Control{Run: s.run}}}
+	return &Network{cfg: cfg, store: st, host: &freebsd{
+		cfg: cfg, store: st, pf: pf.Control{Run: s.run},
+		egress: func(string) ([]string, error) { return []string{"em0"}, nil },
+	}}
 }
 
 // What FreeBSD's tools are told, from the first Add to the last Del.
@@ -148,7 +155,8 @@ func TestFreeBSDTranscript(t *testing.T) {
 		t.Error(err)
 	}
 	s.log.WriteString("# policy\n")
-	s.states = "all tcp " + result.Address.String() + ":4000 -> 203.0.113.10:80       ESTABLISHED:ESTABLISHED\n"
+	s.states = "cubenet0 tcp 203.0.113.10:80 <- " + result.Address.String() + ":4000       ESTABLISHED:ESTABLISHED\n" +
+		"   [1 + 2]  [3 + 4]\n   age 00:00:01, expires in 24:00:00, 1:1 pkts, 40:40 bytes, anchor 1, rule 2\n   id: 4823e84500000003 creatorid: 00000002\n"
 	if err := n.SetPolicy(ctx, "a", policy.Policy{Deny: []policy.Rule{{Peers: []string{"203.0.113.0/24"}}}}); err != nil {
 		t.Fatal(err)
 	}
@@ -156,12 +164,12 @@ func TestFreeBSDTranscript(t *testing.T) {
 		t.Errorf("%+v, %v", info, err)
 	}
 	s.log.WriteString("# del\n")
-	s.states = "all udp 10.77.0.1:53 <- " + result.Address.String() + ":4000       MULTIPLE:MULTIPLE\n"
+	s.states = "cubenet0 udp 10.77.0.1:53 <- " + result.Address.String() + ":4000       MULTIPLE:MULTIPLE\n"
 	released, err := n.Del(ctx, "a")
 	if err != nil || released != (Released{StatesBefore: 1}) {
 		t.Errorf("released %+v, %v", released, err)
 	}
-	if len(s.ifaces) != 1 || len(s.anchors) != 0 || len(s.members) != 0 {
+	if len(s.ifaces) != 1 || len(s.anchors) != 1 || len(s.members) != 0 {
 		t.Errorf("left: %+v", s)
 	}
 	s.log.WriteString("# destroy\n")
@@ -215,12 +223,44 @@ func TestFreeBSDForeignAndForgotten(t *testing.T) {
 		t.Errorf("%d interfaces, want the foreign ones and the bridge", len(s.ifaces))
 	}
 	clear(s.ifaces)
-	s.ifaces["tap105"], s.anchors["cube/sandbox-gone"] = "cubenet0 gone", true
+	s.ifaces["tap105"], s.anchors["cube/sandbox-gone"] = "cubenet0 gone", ""
 	removed, err := n.GC(ctx, nil)
-	if err != nil || !slices.Equal(removed, []string{"tap tap105", "rules sandbox-gone"}) || len(s.anchors) != 0 {
+	if err != nil || !slices.Equal(removed, []string{"tap tap105", "rules sandbox-gone"}) || s.anchors["cube/sandbox-gone"] != "" {
 		t.Errorf("GC removed %q, %v", removed, err)
 	}
 	if _, err := n.Add(ctx, Request{ID: "b", Policy: &policy.Policy{Bandwidth: 1}}); !errors.Is(err, errdefs.ErrNotImplemented) {
 		t.Errorf("got %v, want not implemented", err)
+	}
+}
+
+// A port of the host's is one sandbox's, until that is gone or wants it no more.
+func TestFreeBSDPublishedPorts(t *testing.T) {
+	n := freebsdNetwork(t, newSystem())
+	ctx := t.Context()
+	web := policy.Policy{Publish: []policy.Port{{Host: 8080, Guest: 80}}}
+	dns := policy.Policy{Publish: []policy.Port{{Host: 8080, Guest: 53, Protocol: "udp"}}}
+	if _, err := n.Add(ctx, Request{ID: "a", Policy: &web}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Add(ctx, Request{ID: "b", Policy: &web}); !errdefs.IsAlreadyExists(err) {
+		t.Errorf("the same port: %v, want it to exist already", err)
+	}
+	if _, err := n.Add(ctx, Request{ID: "b", Policy: &dns}); err != nil {
+		t.Errorf("the same port of another protocol: %v", err)
+	}
+	if err := n.SetPolicy(ctx, "a", dns); !errdefs.IsAlreadyExists(err) {
+		t.Errorf("a policy with another's port: %v, want it to exist already", err)
+	}
+	if err := n.SetPolicy(ctx, "a", policy.Policy{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.SetPolicy(ctx, "b", web); err != nil {
+		t.Errorf("a port that was given back: %v", err)
+	}
+	if _, err := n.Del(ctx, "b"); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.SetPolicy(ctx, "a", policy.Policy{Publish: append(web.Publish, dns.Publish...)}); err != nil {
+		t.Errorf("ports of one that has gone: %v", err)
 	}
 }

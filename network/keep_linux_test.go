@@ -19,7 +19,7 @@ import (
 // flushRuleset is `nft flush ruleset`.
 func (r *rig) flushRuleset() {
 	r.t.Helper()
-	r.in(r.host, func() error {
+	r.in(func() error {
 		c, err := nftables.New()
 		if err != nil {
 			return err
@@ -32,7 +32,7 @@ func (r *rig) flushRuleset() {
 // fenced is how many frames the fence has dropped.
 func (r *rig) fenced() (n uint64) {
 	r.t.Helper()
-	r.in(r.host, func() error {
+	r.in(func() error {
 		bridge, err := netlink.LinkByName(r.net.cfg.Bridge)
 		if err != nil {
 			return err
@@ -71,12 +71,12 @@ func TestFlushedRuleset(t *testing.T) {
 	r.serve(r.world, 80)
 	g := r.guest("g", nil)
 	const port = 4444
-	reached := r.listenAll(port, map[string]*os.File{"the host": r.host, "the world": r.world})
-	r.passes(g.ns, "tcp", friend+":80")
+	reached := r.listenAll(port, map[string]*place{"the host": r.host, "the world": r.world})
+	r.passes(g.place, "tcp", friend+":80")
 
 	r.flushRuleset()
 	before := r.fenced()
-	toHost := ipv4(g.Address, g.Gateway, unix.IPPROTO_UDP, 0, udp(port, "x"))
+	toHost := ipv4(g.Address, g.Gateway, unix.IPPROTO_UDP, 0, udp(4000, port, "x"))
 	toWorld := ipv4(g.Address, netip.MustParseAddr(friend), unix.IPPROTO_UDP, 0, udp(port, "x"))
 	for _, p := range [][]byte{toHost, toWorld} {
 		if _, err := g.wire.Write(frame(macOf(g.Gateway), g.MAC, unix.ETH_P_IP, p)); err != nil {
@@ -89,7 +89,7 @@ func TestFlushedRuleset(t *testing.T) {
 		t.Errorf("%s was reached without rules", who)
 	default:
 	}
-	r.in(r.host, func() error {
+	r.in(func() error {
 		if err := r.net.Check(t.Context(), "g"); err == nil || !strings.Contains(err.Error(), "chain") {
 			t.Errorf("check without rules: %v", err)
 		}
@@ -98,17 +98,17 @@ func TestFlushedRuleset(t *testing.T) {
 
 	ctx, stop := context.WithCancel(t.Context())
 	kept := make(chan error, 1)
-	go func() { kept <- netns.Do(r.host, func() error { return r.net.Keep(ctx) }) }()
+	go func() { kept <- r.try(func() error { return r.net.Keep(ctx) }) }()
 	check := func() (err error) {
-		r.in(r.host, func() error { err = r.net.Check(t.Context(), "g"); return nil })
+		r.in(func() error { err = r.net.Check(t.Context(), "g"); return nil })
 		return err
 	}
 	r.eventually("the rules to be back", func() bool { return check() == nil })
-	r.passes(g.ns, "tcp", friend+":80")
+	r.passes(g.place, "tcp", friend+":80")
 	// And the next time, by itself.
 	r.flushRuleset()
 	r.eventually("the rules to be back again", func() bool { return check() == nil })
-	r.passes(g.ns, "tcp", friend+":80")
+	r.passes(g.place, "tcp", friend+":80")
 	stop()
 	if err := <-kept; err != nil {
 		t.Error(err)
@@ -129,7 +129,7 @@ func TestStoppedIsLogged(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
-		done <- netns.Do(r.host, func() error { return r.net.Stopped(ctx, func(s Stopped) { got <- s }) })
+		done <- r.try(func() error { return r.net.Stopped(ctx, func(s Stopped) { got <- s }) })
 	}()
 	other := netip.MustParseAddr(friend)
 	denied := frame(macOf(g.Gateway), g.MAC, unix.ETH_P_IP, ipv4(g.Address, g.Gateway, unix.IPPROTO_UDP, 0, udp(99, "x")))

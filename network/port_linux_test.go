@@ -7,6 +7,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/netns"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/policy"
 )
 
@@ -16,11 +17,13 @@ func TestPortOfAMachine(t *testing.T) {
 	r := newRig(t, policy.Policy{Allow: []policy.Rule{rule("tcp", []string{"80"}, friend)}})
 	r.serve(r.world, 80)
 	r.serve(r.world, 81)
-	machine := namespace(t)
-	g := &guest{ns: namespace(t)}
-	r.in(machine, func() (err error) { g.wire, err = openTap("port"); return err })
+	machine, g := r.place().ns, &guest{}
+	err := netns.Do(machine, func() (err error) { g.wire, err = openTap("port"); return err })
+	if err != nil {
+		t.Fatal(err)
+	}
 	request := Request{ID: "claimed", Port: &Port{NetNS: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), machine.Fd()), Tap: "port"}}
-	r.in(r.host, func() error {
+	r.in(func() error {
 		// Nothing is left of one that is not there.
 		none := *request.Port
 		none.Tap = "none"
@@ -35,9 +38,9 @@ func TestPortOfAMachine(t *testing.T) {
 		}
 		return r.net.Check(t.Context(), request.ID)
 	})
-	r.run(g)
-	r.passes(g.ns, "tcp", friend+":80")
-	r.denied(request.ID, g.ns, "tcp", friend+":81")
+	r.start(g)
+	r.passes(g.place, "tcp", friend+":80")
+	r.denied(request.ID, g.place, "tcp", friend+":81")
 
 	// Its machine ends first, as when that is killed.
 	g.wire.Close()

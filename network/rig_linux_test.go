@@ -4,57 +4,66 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"net/netip"
 	"os"
+	"strings"
 	"testing"
-	"time"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/netns"
-	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/policy"
 )
 
-// patience is longer than anything takes on a busy machine.
-const patience = 20 * time.Second
+// What a frame has before it on a tap (IFF_VNET_HDR): no offloads.
+var frameHeader = make([]byte, 10)
 
-// rig is a host in a network namespace of its own, and a world beyond it with
-// some servers.
-type rig struct {
-	t           *testing.T
-	host, world *os.File
-	net         *Network
+// What this system's packet filter has no words for.
+const (
+	limitsBandwidth  = true
+	publishesLocally = true
+)
+
+// Whatever does not bear the guest's own addresses is stopped at the tap.
+var counterOf = map[crime]func(Counters) uint64{
+	forged: spoofed, disguised: spoofed, direct: spoofed, lie: spoofed, tagged: spoofed,
+	martian: denied, forbidden: denied,
 }
 
-// Addresses of the world's: two of the internet (RFC 5737), one of a private
-// network. Its servers listen on every one of them.
-const (
-	friend  = "203.0.113.10"
-	foe     = "203.0.113.66"
-	private = "192.168.50.10"
-	// uplink is the host's own address in the world.
-	uplink = "203.0.113.1"
-)
+// place is a network namespace.
+type place struct{ ns *os.File }
 
-func newRig(t *testing.T, p policy.Policy) *rig {
-	t.Helper()
+func (p *place) dial(ctx context.Context, network, addr string) (conn net.Conn, err error) {
+	// Not the resolver's or the poller's thread: the socket is made in here.
+	err = netns.Do(p.ns, func() error { conn, err = new(net.Dialer).DialContext(ctx, network, addr); return err })
+	return conn, err
+}
+
+func (p *place) listen(port uint16) (l net.Listener, err error) {
+	err = netns.Do(p.ns, func() error { l, err = net.ListenTCP("tcp4", &net.TCPAddr{Port: int(port)}); return err })
+	return l, err
+}
+
+func (p *place) listenPacket(port uint16) (u net.PacketConn, err error) {
+	err = netns.Do(p.ns, func() error { u, err = net.ListenUDP("udp4", &net.UDPAddr{Port: int(port)}); return err })
+	return u, err
+}
+
+// runIn runs the tests where they can have hosts of their own.
+func runIn(m *testing.M) int { return m.Run() }
+
+// try runs f on the host.
+func (r *rig) try(f func() error) error { return netns.Do(r.host.ns, f) }
+
+func (r *rig) build() {
+	r.t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("needs root: makes network namespaces")
+		r.t.Skip("needs root: makes network namespaces")
 	}
-	r := &rig{t: t, host: namespace(t), world: namespace(t)}
-	cfg := DefaultConfig()
-	cfg.State, cfg.Policy = t.TempDir(), p
-	cfg.DNS = []netip.Addr{netip.MustParseAddr(friend)}
-	n, err := Open(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.net = n
-	r.in(r.host, func() error {
-		veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "uplink"}, PeerName: "world", PeerNamespace: netlink.NsFd(r.world.Fd())}
+	r.host, r.world = r.place(), r.place()
+	r.in(func() error {
+		veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "uplink"}, PeerName: "world", PeerNamespace: netlink.NsFd(r.world.ns.Fd())}
 		if err := netlink.LinkAdd(veth); err != nil {
 			return err
 		}
@@ -65,7 +74,7 @@ func newRig(t *testing.T, p policy.Policy) *rig {
 		// a route.
 		return netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP(friend)})
 	})
-	r.in(r.world, func() error {
+	err := netns.Do(r.world.ns, func() error {
 		err := errors.Join(up("lo"), up("world", friend+"/24", foe+"/24", private+"/24"))
 		link, lerr := netlink.LinkByName("world")
 		if lerr != nil {
@@ -74,25 +83,18 @@ func newRig(t *testing.T, p policy.Policy) *rig {
 		// A world that would answer a guest whose address is not translated.
 		return errors.Join(err, netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: net.ParseIP(uplink)}))
 	})
-	return r
-}
-
-func namespace(t *testing.T) *os.File {
-	t.Helper()
-	ns, err := netns.New()
 	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ns.Close() })
-	return ns
-}
-
-// in runs f in a namespace, and ends the test where it fails.
-func (r *rig) in(ns *os.File, f func() error) {
-	r.t.Helper()
-	if err := netns.Do(ns, f); err != nil {
 		r.t.Fatal(err)
 	}
+}
+
+func (r *rig) place() *place {
+	ns, err := netns.New()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { ns.Close() })
+	return &place{ns}
 }
 
 func up(name string, addrs ...string) error {
@@ -112,50 +114,15 @@ func up(name string, addrs ...string) error {
 	return netlink.LinkSetUp(link)
 }
 
-// guest stands for a virtual machine: a namespace with an interface whose frames
-// come out of the sandbox's tap.
-type guest struct {
-	*Result
-	ns *os.File
-	// wire is the guest's end of the tap, to write frames to by hand. Each begins
-	// with a struct virtio_net_hdr of 10 bytes.
-	wire *os.File
-}
-
-func (r *rig) add(id string, p *policy.Policy) *Result {
+// plug gives a guest its place, and its end of the tap if it has none, and returns
+// that of its interface.
+func (r *rig) plug(g *guest) (inside *os.File) {
 	r.t.Helper()
-	var result *Result
-	r.in(r.host, func() (err error) {
-		result, err = r.net.Add(r.t.Context(), Request{ID: id, Policy: p})
-		return err
-	})
-	return result
-}
-
-func (r *rig) del(id string) Released {
-	r.t.Helper()
-	var released Released
-	r.in(r.host, func() (err error) {
-		released, err = r.net.Del(r.t.Context(), id)
-		return err
-	})
-	return released
-}
-
-// guest adds a network and a guest on it.
-func (r *rig) guest(id string, p *policy.Policy) *guest {
-	r.t.Helper()
-	g := &guest{Result: r.add(id, p), ns: namespace(r.t)}
-	r.in(r.host, func() (err error) { g.wire, err = openTap(g.Tap); return err })
-	r.run(g)
-	return g
-}
-
-// run has a guest on its wire.
-func (r *rig) run(g *guest) {
-	r.t.Helper()
-	var inside *os.File
-	r.in(g.ns, func() (err error) {
+	g.place = r.place()
+	if g.wire == nil {
+		r.in(func() (err error) { g.wire, err = openTap(g.Tap); return err })
+	}
+	err := netns.Do(g.ns, func() (err error) {
 		if inside, err = openTap("eth0"); err != nil {
 			return err
 		}
@@ -174,9 +141,10 @@ func (r *rig) run(g *guest) {
 			netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK, Dst: &net.IPNet{IP: gateway, Mask: net.CIDRMask(32, 32)}}),
 			netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: gateway}))
 	})
-	go pump(g.wire, inside)
-	go pump(inside, g.wire)
-	r.t.Cleanup(func() { g.wire.Close(); inside.Close() })
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return inside
 }
 
 func openTap(name string) (*os.File, error) {
@@ -196,146 +164,97 @@ func openTap(name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// pump copies frames: one read is one frame, and must be one write.
-func pump(dst, src *os.File) {
-	buf := make([]byte, 128<<10)
-	for {
-		n, err := src.Read(buf)
-		if err != nil {
-			return
-		}
-		dst.Write(buf[:n])
-	}
-}
-
-// serve answers TCP connections and UDP datagrams to a port of a namespace with
-// what it is sent, and returns the address that the peer had.
-func (r *rig) serve(ns *os.File, port uint16) {
-	r.t.Helper()
-	r.in(ns, func() error {
-		l, err := net.ListenTCP("tcp4", &net.TCPAddr{Port: int(port)})
-		if err != nil {
-			return err
-		}
-		u, err := net.ListenUDP("udp4", &net.UDPAddr{Port: int(port)})
-		if err != nil {
-			return err
-		}
-		r.t.Cleanup(func() { l.Close(); u.Close() })
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				go func() { defer c.Close(); io.Copy(c, c) }()
-			}
-		}()
-		go func() {
-			buf := make([]byte, 64<<10)
-			for {
-				n, from, err := u.ReadFromUDP(buf)
-				if err != nil {
-					return
-				}
-				u.WriteToUDP(buf[:n], from)
-			}
-		}()
-		return nil
-	})
-}
-
-// dial opens a flow from a namespace and sends something there and back.
-func (r *rig) dial(ctx context.Context, ns *os.File, network, addr string) (net.Conn, error) {
-	var conn net.Conn
-	err := netns.Do(ns, func() (err error) {
-		// Not the resolver's or the poller's thread: the socket is made in here.
-		conn, err = (&net.Dialer{}).DialContext(ctx, network, addr)
-		return err
-	})
+// leftOnHost is links, chains, sets, counters and elements of maps.
+func (r *rig) leftOnHost() (all []string, err error) {
+	links, err := netlink.LinkList()
 	if err != nil {
 		return nil, err
 	}
-	if err := echo(ctx, conn); err != nil {
-		conn.Close()
+	for _, l := range links {
+		if strings.HasPrefix(l.Attrs().Name, tapPrefix) && l.Type() != "bridge" {
+			all = append(all, "link "+l.Attrs().Name)
+		}
+	}
+	c, err := nftables.New()
+	if err != nil {
 		return nil, err
 	}
-	return conn, nil
+	tables, err := c.ListTables()
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range tables {
+		sets, err := c.GetSets(t)
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range sets {
+			elems, err := c.GetSetElements(s)
+			if err != nil {
+				return nil, err
+			}
+			if len(elems) > 0 || strings.Contains(s.Name, "/") {
+				all = append(all, fmt.Sprintf("set %s with %d elements", s.Name, len(elems)))
+			}
+		}
+		objs, err := c.GetNamedObjects(t)
+		if err != nil {
+			return nil, err
+		}
+		if len(objs) > 0 {
+			all = append(all, fmt.Sprintf("%d counters", len(objs)))
+		}
+	}
+	names, err := r.net.host.(*linux).rules.Sandboxes()
+	for _, name := range names {
+		all = append(all, "rules "+name)
+	}
+	return all, err
 }
 
-func echo(ctx context.Context, conn net.Conn) error {
-	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Now()) })()
-	const word = "hello"
-	if _, err := conn.Write([]byte(word)); err != nil {
-		return err
-	}
-	buf := make([]byte, len(word))
-	if _, err := io.ReadFull(conn, buf); err != nil {
-		return err
-	}
-	if string(buf) != word {
-		return fmt.Errorf("answer %q", buf)
+// noNeighbour is an error if the host has learned an address.
+func (r *rig) noNeighbour(mac net.HardwareAddr) error {
+	for _, family := range []int{unix.AF_INET, unix.AF_BRIDGE} {
+		neighbours, err := netlink.NeighList(0, family)
+		if err != nil {
+			return err
+		}
+		for _, n := range neighbours {
+			if n.HardwareAddr.String() == mac.String() {
+				return errors.New("the host has learned " + n.String())
+			}
+		}
 	}
 	return nil
 }
 
-// passes says that a flow can be opened.
-func (r *rig) passes(ns *os.File, network, addr string) {
-	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
-	defer cancel()
-	conn, err := r.dial(ctx, ns, network, addr)
-	if err != nil {
-		r.t.Errorf("%s to %s: %v, want it to pass", network, addr, err)
-		return
+// damages are what an administrator may do to a sandbox's tap and rules.
+func damages(tap string) map[string]func() error {
+	link := func(f func(netlink.Link) error) func() error {
+		return func() error {
+			l, err := netlink.LinkByName(tap)
+			if err != nil {
+				return err
+			}
+			return f(l)
+		}
 	}
-	conn.Close()
-}
-
-// denied says that a flow cannot be opened, by the counter of what was stopped.
-func (r *rig) denied(id string, ns *os.File, network, addr string) {
-	r.t.Helper()
-	r.stopped(id, network+" to "+addr, func(c Counters) uint64 { return c.Denied }, func(ctx context.Context) error {
-		conn, err := r.dial(ctx, ns, network, addr)
-		if err == nil {
-			conn.Close()
-		}
-		return err
-	})
-}
-
-// stopped does something until a counter of a sandbox has gone up.
-func (r *rig) stopped(id, what string, counter func(Counters) uint64, do func(context.Context) error) {
-	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
-	defer cancel()
-	before := counter(r.counters(id))
-	done := make(chan error, 1)
-	go func() { done <- do(ctx) }()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		select {
-		case err := <-done:
-			if err == nil {
-				r.t.Errorf("%s: passed, want it stopped", what)
-				return
+	return map[string]func() error{
+		"the tap is gone":              link(netlink.LinkDel),
+		"the tap is down":              link(netlink.LinkSetDown),
+		"the tap is no private member": link(func(l netlink.Link) error { return netlink.LinkSetIsolated(l, false) }),
+		"a firewall was reloaded": func() error {
+			c, err := nftables.New()
+			if err != nil {
+				return err
 			}
-			done = nil
-		case <-tick.C:
-			if counter(r.counters(id)) > before {
-				return
-			}
-		case <-ctx.Done():
-			r.t.Errorf("%s: was not counted as stopped", what)
-			return
-		}
+			c.FlushRuleset()
+			return c.Flush()
+		},
 	}
 }
 
-func (r *rig) counters(id string) Counters {
-	r.t.Helper()
-	var info *Info
-	r.in(r.host, func() (err error) { info, err = r.net.Show(r.t.Context(), id); return err })
-	return info.Counters
+// strayTap makes a tap of the network's that has no record.
+func (r *rig) strayTap(name string) error {
+	return netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: name}, Mode: netlink.TUNTAP_MODE_TAP})
 }

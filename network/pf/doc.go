@@ -3,13 +3,22 @@
 // no shell.
 //
 // The host's own ruleset is left alone: an administrator puts MainRules into
-// pf.conf once, which name the anchor "cube" and deny everything on the taps of
-// guests that the anchor says nothing of. Everything else happens below the
-// anchor:
+// pf.conf once, which name the anchor "cube" and deny everything to guests that
+// the anchor says nothing of. Everything else happens below the anchor:
 //
-//	cube              one line a sandbox, by the name of its tap, so that a packet
-//	                  never walks through the rules of others; translation
+//	cube              translation, and lines by which a packet finds the rules of
+//	                  its sandbox alone
 //	cube/sandbox-ID   the sandbox's rules, tables and redirections
+//
+// A guest's packet is looked at twice. As it comes in on the tap, before the
+// bridge hands it to the host (net.link.bridge.pfil_local_phys), it has to bear
+// the guest's address. As it comes in on the bridge it has to pass the policy,
+// which can now go by that address. What goes to a guest is seen going out on the
+// bridge, and never on the tap: if_bridge(4) filters what it forwards, and not
+// what the host sends.
+//
+// States are of the bridge (if-bound). One that floats would be found by a
+// forged packet on another guest's tap, before any rule.
 //
 // A sandbox is loaded in one transaction, tables included. pf looks for a state
 // before it looks at rules, so a changed policy has to kill the states that it
@@ -19,13 +28,22 @@ package pf
 // Root is the anchor that everything is below.
 const Root = "cube"
 
-// Group is the group of interfaces that the taps of guests are in.
-const Group = "cubeguest"
+// Group is the group of the interfaces that guests are behind: bridges, and the
+// taps on them. TapGroup has the taps alone.
+const (
+	Group    = "cubeguest"
+	TapGroup = "cubetap"
+)
 
-// MainRules is what an administrator puts into pf.conf(5): the first two lines
-// among the translation rules, the others before every filter rule that is
-// "quick" and not for one interface.
-const MainRules = `nat-anchor "cube"
+// MainRules is what an administrator puts into pf.conf(5): the first line before
+// the translation rules, the next two among them, the others before every filter
+// rule that is "quick" and not for one interface.
+//
+// The first is for frames that if_bridge(4) leaves to the tap itself, which would
+// bypass the bridge's rules: a copy of each broadcast, and what is sent to the
+// tap's own hardware address.
+const MainRules = `ether block in quick on cubetap
+nat-anchor "cube"
 rdr-anchor "cube/*"
 anchor "cube"
 block drop quick on cubeguest all

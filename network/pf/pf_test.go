@@ -59,7 +59,7 @@ func sandbox(t *testing.T, p policy.Policy) Sandbox {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Sandbox{Name: "sandbox-a.1", Tap: "tap100", Address: netip.MustParseAddr("10.77.0.10"), Policy: c}
+	return Sandbox{Name: "sandbox-a.1", Tap: "tap100", Bridge: "cubenet0", Address: netip.MustParseAddr("10.77.0.10"), Policy: c}
 }
 
 func TestGolden(t *testing.T) {
@@ -70,8 +70,9 @@ func TestGolden(t *testing.T) {
 		}
 		golden(t, name, rules)
 	}
-	d := Dispatch{Bridge: "cubenet0", Subnet: netip.MustParsePrefix("10.77.0.0/24"), Egress: "em0", Sandboxes: []Sandbox{
-		{Name: "sandbox-a.1", Tap: "tap100"}, {Name: "sandbox-b", Tap: "tap101"},
+	d := Dispatch{Bridge: "cubenet0", Subnet: netip.MustParsePrefix("10.77.0.0/24"), Egress: []string{"em0", "em1"}, Sandboxes: []Sandbox{
+		{Name: "sandbox-a.1", Tap: "tap100", Bridge: "cubenet0", Address: netip.MustParseAddr("10.77.0.10")},
+		{Name: "sandbox-b", Tap: "tap101", Bridge: "cubenet0", Address: netip.MustParseAddr("10.77.0.11")},
 	}}
 	golden(t, "dispatch.pf", d.Rules())
 }
@@ -88,7 +89,8 @@ func TestWhatPfCannotDoIsRefused(t *testing.T) {
 }
 
 func TestCheckMain(t *testing.T) {
-	printed := `nat-anchor "cube" all
+	printed := `ether block in quick on cubetap l3 all
+nat-anchor "cube" all
 rdr-anchor "cube/*" all
 pass in quick on bhyvelink inet6 proto tcp all flags A/A no state
 anchor "cube" all
@@ -103,6 +105,7 @@ pass all flags S/SA keep state
 		"as printed, among others":    {printed, true},
 		"other anchors":               {"anchor \"ftp-proxy/*\" all\n" + printed, true},
 		"nothing":                     {"", false},
+		"no fence for frames":         {strings.Replace(printed, "ether block in quick on cubetap l3 all\n", "", 1), false},
 		"no nat":                      {strings.Replace(printed, "nat-anchor", "nat-anchor-not", 1), false},
 		"only on one interface":       {strings.Replace(printed, `anchor "cube" all`, `anchor "cube" on em0 all`, 1), false},
 		"no fence":                    {strings.Replace(printed, "block drop quick on cubeguest all\n", "", 1), false},
@@ -117,11 +120,18 @@ pass all flags S/SA keep state
 
 func TestStates(t *testing.T) {
 	guest := netip.MustParseAddr("10.77.0.10")
-	out := `all tcp 10.77.0.10:4000 -> 203.0.113.10:80       ESTABLISHED:ESTABLISHED
+	out := `cubenet0 tcp 203.0.113.10:80 <- 10.77.0.10:4000       ESTABLISHED:ESTABLISHED
+   [1 + 2]  [3 + 4]
+   age 00:00:01, expires in 24:00:00, 1:1 pkts, 40:40 bytes, anchor 1, rule 2
+   id: 0000000000000001 creatorid: 0000000a
 em0 tcp 192.0.2.1:61000 (10.77.0.10:4000) -> 203.0.113.10:80       ESTABLISHED:ESTABLISHED
-all udp 10.77.0.10:80 (192.0.2.1:8080) <- 198.51.100.9:5000       MULTIPLE:MULTIPLE
+   id: 0000000000000002 creatorid: 0000000a
+em0 udp 10.77.0.10:80 (192.0.2.1:8080) <- 198.51.100.9:5000       MULTIPLE:MULTIPLE
+   id: 0000000000000003 creatorid: 0000000a
 all tcp 10.77.0.110:4000 -> 203.0.113.10:80       ESTABLISHED:ESTABLISHED
-all icmp 10.77.0.10:7 -> 203.0.113.66:8       0:0
+   id: 0000000000000004 creatorid: 0000000a
+cubenet0 icmp 203.0.113.66:8 <- 10.77.0.10:7       0:0
+   id: 0000000000000005 creatorid: 0000000a
 all esp 192.0.2.1 -> 192.0.2.2       MULTIPLE:MULTIPLE
 nonsense
 `
@@ -132,10 +142,10 @@ nonsense
 	}
 	ap := netip.MustParseAddrPort
 	want := []State{
-		{ap("10.77.0.10:4000"), ap("203.0.113.10:80"), 6},
-		{ap("10.77.0.10:4000"), ap("203.0.113.10:80"), 6},
-		{ap("198.51.100.9:5000"), ap("10.77.0.10:80"), 17},
-		{ap("10.77.0.10:7"), ap("203.0.113.66:8"), 1},
+		{"0000000000000001/0000000a", ap("10.77.0.10:4000"), ap("203.0.113.10:80"), 6},
+		{"0000000000000002/0000000a", ap("10.77.0.10:4000"), ap("203.0.113.10:80"), 6},
+		{"0000000000000003/0000000a", ap("198.51.100.9:5000"), ap("10.77.0.10:80"), 17},
+		{"0000000000000005/0000000a", ap("10.77.0.10:7"), ap("203.0.113.66:8"), 1},
 	}
 	if !slices.Equal(states, want) {
 		t.Errorf("states: %v, want %v", states, want)
@@ -145,11 +155,12 @@ nonsense
 		Publish: []policy.Port{{Host: 8080, Guest: 80, Protocol: "udp"}},
 	})
 	none := func(netip.Addr) bool { return false }
-	if got := Outlawed(s, states, none); !slices.Equal(got, []netip.Addr{netip.MustParseAddr("203.0.113.66")}) {
+	if got := Outlawed(s, states, none); !slices.Equal(got, want[3:]) {
 		t.Errorf("outlawed: %v, want what is pinged", got)
 	}
-	if got := Outlawed(s, states, func(netip.Addr) bool { return true }); len(got) != 2 {
-		t.Errorf("outlawed: %v, want both servers, as the host is not allowed", got)
+	host := func(a netip.Addr) bool { return a == ap("203.0.113.10:80").Addr() }
+	if got := Outlawed(s, states, host); len(got) != 3 {
+		t.Errorf("outlawed: %v, want what goes to the host as well, as that is not allowed", got)
 	}
 }
 
@@ -188,7 +199,7 @@ func TestArguments(t *testing.T) {
 	if err := c.Flush(t.Context(), "cube/none"); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Kill(t.Context(), netip.MustParseAddr("10.77.0.10"), netip.Addr{}); err != nil {
+	if err := c.KillAll(t.Context(), netip.MustParseAddr("10.77.0.10")); err != nil {
 		t.Fatal(err)
 	}
 	want := []string{
@@ -198,8 +209,10 @@ func TestArguments(t *testing.T) {
 		`["/sbin/pfctl" "-a" "cube/sandbox-a;reboot" "-F" "rules"] < ""`,
 		`["/sbin/pfctl" "-a" "cube/sandbox-a;reboot" "-F" "Tables"] < ""`,
 		`["/sbin/pfctl" "-a" "cube" "-s" "Anchors"] < ""`,
-		`["/sbin/pfctl" "-k" "10.77.0.10" "-k" "0.0.0.0/0"] < ""`,
+		`["/sbin/pfctl" "-k" "10.77.0.10"] < ""`,
 		`["/sbin/pfctl" "-k" "0.0.0.0/0" "-k" "10.77.0.10"] < ""`,
+		`["/sbin/pfctl" "-k" "nat" "-k" "10.77.0.10"] < ""`,
+		`["/sbin/pfctl" "-vv" "-s" "states"] < ""`,
 	}
 	if !slices.Equal(r.calls, want) {
 		t.Errorf("ran:\n%s\nwant:\n%s", strings.Join(r.calls, "\n"), strings.Join(want, "\n"))

@@ -5,14 +5,11 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
-
-	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/policy"
 )
 
 // Run runs a program of the base system with a standard input, and returns its
@@ -24,9 +21,10 @@ const pfctl = "/sbin/pfctl"
 // Control is pf by way of pfctl(8).
 type Control struct{ Run Run }
 
-// Check returns nil if pf runs and its ruleset has MainRules, and else
-// errdefs.ErrFailedPrecondition with what to do.
-func (c Control) Check(ctx context.Context) error {
+// Check returns nil if pf runs, its ruleset has MainRules, and it skips neither
+// bridge nor a group of ours; and else errdefs.ErrFailedPrecondition with what to
+// do.
+func (c Control) Check(ctx context.Context, bridge string) error {
 	info, err := c.Run(ctx, "", pfctl, "-s", "info")
 	if err != nil {
 		return fmt.Errorf("is pf loaded (kldload pf)? %w: %w", err, errdefs.ErrFailedPrecondition)
@@ -34,8 +32,18 @@ func (c Control) Check(ctx context.Context) error {
 	if !bytes.HasPrefix(info, []byte("Status: Enabled")) {
 		return fmt.Errorf("pf is not enabled (pf_enable in rc.conf, or pfctl -e): %w", errdefs.ErrFailedPrecondition)
 	}
+	interfaces, err := c.Run(ctx, "", pfctl, "-v", "-s", "Interfaces")
+	if err != nil {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
+	}
+	for line := range strings.Lines(string(interfaces)) {
+		name, skipped := strings.CutSuffix(strings.TrimSpace(line), " (skip)")
+		if skipped && slices.Contains([]string{bridge, Group, TapGroup}, name) {
+			return fmt.Errorf("pf does not look at guests' packets: set skip on %s: %w", name, errdefs.ErrFailedPrecondition)
+		}
+	}
 	var all []byte
-	for _, what := range []string{"nat", "rules"} {
+	for _, what := range []string{"ether", "nat", "rules"} {
 		rules, err := c.Run(ctx, "", pfctl, "-s", what)
 		if err != nil {
 			return fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
@@ -53,6 +61,9 @@ func checkMain(rules []byte) error {
 			why, MainRules, errdefs.ErrFailedPrecondition)
 	}
 	want := []func(words []string) bool{
+		func(w []string) bool {
+			return slices.Equal(w[:min(6, len(w))], strings.Fields("ether block in quick on "+TapGroup)) && !slices.Contains(w, "from")
+		},
 		isAnchor("nat-anchor", Root), isAnchor("rdr-anchor", Root+"/*"), isAnchor("anchor", Root),
 		func(w []string) bool { return slices.Equal(w, []string{"block", "drop", "quick", "on", Group, "all"}) },
 	}
@@ -87,6 +98,31 @@ func isAnchor(kind, name string) func([]string) bool {
 	return func(words []string) bool {
 		return len(words) >= 2 && words[0] == kind && strings.Trim(words[1], `"`) == name && !slices.Contains(words, "on")
 	}
+}
+
+// CheckSandbox is an error unless the rules of a sandbox are loaded, and found by
+// its packets.
+func (c Control) CheckSandbox(ctx context.Context, s Sandbox) error {
+	rules, err := c.Run(ctx, "", pfctl, "-a", s.Anchor(), "-s", "rules")
+	if err != nil {
+		return fmt.Errorf("rules of %s: %w", s.Name, err)
+	}
+	if !bytes.Contains(rules, []byte(s.denied())) {
+		return fmt.Errorf("pf has no rules in anchor %s", s.Anchor())
+	}
+	root, err := c.Run(ctx, "", pfctl, "-a", Root, "-s", "rules")
+	if err != nil {
+		return fmt.Errorf("rules of %s: %w", Root, err)
+	}
+	for line := range strings.Lines(Dispatch{Sandboxes: []Sandbox{s}}.Rules()) {
+		if want := strings.Fields(line)[:3]; !slices.ContainsFunc(strings.Split(string(root), "\n"), func(have string) bool {
+			words := strings.Fields(have)
+			return len(words) >= 3 && slices.Equal(words[:3], want)
+		}) {
+			return fmt.Errorf("anchor %s has no line %q", Root, strings.TrimSpace(line))
+		}
+	}
+	return nil
 }
 
 // Load replaces the ruleset of an anchor, tables included, in one transaction.
@@ -154,101 +190,4 @@ func (c Control) Denied(ctx context.Context, s Sandbox) (Denied, error) {
 		}
 	}
 	return d, nil
-}
-
-// State is a flow that pf keeps track of, as seen on the tap.
-type State struct {
-	// From opened it.
-	From, To netip.AddrPort
-	Protocol uint8
-}
-
-// States are those that an address has a part in.
-func (c Control) States(ctx context.Context, addr netip.Addr) ([]State, error) {
-	out, err := c.Run(ctx, "", pfctl, "-s", "states")
-	if err != nil {
-		return nil, fmt.Errorf("states of %s: %w", addr, err)
-	}
-	var states []State
-	for line := range strings.Lines(string(out)) {
-		if s, ok := parseState(line); ok && (s.From.Addr() == addr || s.To.Addr() == addr) {
-			states = append(states, s)
-		}
-	}
-	return states, nil
-}
-
-var protocolNumbers = map[string]uint8{"icmp": 1, "tcp": 6, "udp": 17}
-
-// parseState reads a line of pfctl's (print_state):
-//
-//	all tcp 10.77.0.10:4000 -> 203.0.113.10:80       ESTABLISHED:ESTABLISHED
-//	em0 tcp 192.0.2.1:61000 (10.77.0.10:4000) -> 203.0.113.10:80       …
-//	all tcp 10.77.0.10:80 (192.0.2.1:8080) <- 198.51.100.9:5000       …
-//
-// The address in parentheses is the one before translation.
-func parseState(line string) (State, bool) {
-	words := strings.Fields(line)
-	if len(words) < 5 {
-		return State{}, false
-	}
-	proto := protocolNumbers[words[1]]
-	left, rest := words[2], words[3:]
-	if strings.HasPrefix(rest[0], "(") {
-		if rest[0] = strings.Trim(rest[0], "()"); rest[1] == "->" {
-			left = rest[0]
-		}
-		rest = rest[1:]
-	}
-	if len(rest) < 2 {
-		return State{}, false
-	}
-	a, aerr := netip.ParseAddrPort(left)
-	b, berr := netip.ParseAddrPort(rest[1])
-	if aerr != nil || berr != nil {
-		return State{}, false
-	}
-	if rest[0] == "<-" {
-		a, b = b, a
-	}
-	return State{From: a, To: b, Protocol: proto}, true
-}
-
-// Kill forgets the flows between two addresses, in both directions; an invalid
-// peer is everybody.
-func (c Control) Kill(ctx context.Context, addr, peer netip.Addr) error {
-	others := "0.0.0.0/0"
-	if peer.IsValid() {
-		others = peer.String()
-	}
-	for _, ends := range [][2]string{{addr.String(), others}, {others, addr.String()}} {
-		if _, err := c.Run(ctx, "", pfctl, "-k", ends[0], "-k", ends[1]); err != nil {
-			return fmt.Errorf("kill states of %s: %w", addr, err)
-		}
-	}
-	return nil
-}
-
-// Outlawed are the peers of a guest's flows that its policy does not allow (any
-// more). host says which addresses are the host's.
-func Outlawed(s Sandbox, states []State, host func(netip.Addr) bool) []netip.Addr {
-	var peers []netip.Addr
-	for _, st := range states {
-		f := policy.Flow{Protocol: st.Protocol}
-		var ok bool
-		if st.From.Addr() == s.Address {
-			f.Peer, f.Port = st.To.Addr(), st.To.Port()
-			f.Host = host(f.Peer)
-			ok = s.Policy.Opens(f)
-		} else {
-			f.Peer, f.Port = st.From.Addr(), st.To.Port()
-			f.Host = host(f.Peer)
-			ok = s.Policy.Takes(f, true)
-		}
-		if !ok {
-			peers = append(peers, f.Peer)
-		}
-	}
-	slices.SortFunc(peers, netip.Addr.Compare)
-	return slices.Compact(peers)
 }

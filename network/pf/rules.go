@@ -14,14 +14,18 @@ import (
 // Sandbox is what the rules of one sandbox are made from.
 type Sandbox struct {
 	// Name is the anchor's, below Root: at most 63 bytes.
-	Name    string
-	Tap     string
-	Address netip.Addr
-	Policy  *policy.Compiled
+	Name string
+	// Tap is the guest's, a member of Bridge, by which the host reaches Address.
+	Tap, Bridge string
+	Address     netip.Addr
+	Policy      *policy.Compiled
 }
 
 // Anchor is the path of the sandbox's anchor.
 func (s Sandbox) Anchor() string { return Root + "/" + s.Name }
+
+// publishedTag is on packets that have come by a published port.
+const publishedTag = "cubepublished"
 
 // The labels of rules, by which packets are counted.
 func (s Sandbox) denied() string  { return "denied:" + s.Name }
@@ -48,46 +52,52 @@ func (s Sandbox) Rules() (string, error) {
 			}
 			to = port.HostIP.String()
 		}
-		r.line("rdr on ! %s inet proto %s from any to %s port %d -> %s port %d", Group, policy.ProtocolName(port.Protocol), to, port.Host, s.Address, port.Guest)
+		r.line("rdr on ! %s inet proto %s from any to %s port %d tag %s -> %s port %d",
+			Group, policy.ProtocolName(port.Protocol), to, port.Host, publishedTag, s.Address, port.Guest)
 	}
 
-	in, out := "in log quick on "+s.Tap, "out log quick on "+s.Tap
-	passIn, passOut := "pass in quick on "+s.Tap+" inet", "pass out quick on "+s.Tap+" inet"
 	from, to := " from "+s.Address.String(), " to "+s.Address.String()
-	state := fmt.Sprintf(" keep state (max %d)", p.MaxFlows)
+	spoofed, denied := fmt.Sprintf(" label %q", s.spoofed()), fmt.Sprintf(" label %q", s.denied())
+	// At the tap it is said who speaks, and nothing is remembered: a state would
+	// be believed before this is asked.
+	r.line("block drop in log quick on %s inet6 all%s", s.Tap, spoofed)
+	r.line("block drop in log quick on %s inet from ! %s to any%s", s.Tap, s.Address, spoofed)
+	r.line("pass in quick on %s inet%s to any no state", s.Tap, from)
 
-	r.line("block drop %s inet6 all label %q", in, s.spoofed())
-	r.line("block drop quick on %s inet6 all", s.Tap)
-	r.line("block drop %s inet from ! %s to any label %q", in, s.Address, s.spoofed())
+	deniesIn, passesIn := "block drop in log quick on "+s.Bridge+" inet", "pass in quick on "+s.Bridge+" inet"
+	deniesOut, passesOut := "block drop out log quick on "+s.Bridge+" inet", "pass out quick on "+s.Bridge+" inet"
+	const bound = " keep state (if-bound)"
+	state := fmt.Sprintf(" keep state (max %d, if-bound)", p.MaxFlows)
 	for i, m := range p.Deny {
-		r.services(m.Service, "block drop "+in+" inet", from+" to <"+deny[i]+">", fmt.Sprintf(" label %q", s.denied()))
+		r.services(m.Service, deniesIn, from+" to <"+deny[i]+">", denied)
 	}
 	for _, m := range p.DenyHost {
-		r.services(m.Service, "block drop "+in+" inet", from+" to (self)", fmt.Sprintf(" label %q", s.denied()))
+		r.services(m.Service, deniesIn, from+" to (self)", denied)
 	}
 	for i, m := range p.Resolvers {
-		r.services(m.Service, passIn, from+" to <"+resolver[i]+">", state)
+		r.services(m.Service, passesIn, from+" to <"+resolver[i]+">", state)
 	}
 	for _, m := range p.Host {
-		r.services(m.Service, passIn, from+" to (self)", state)
+		r.services(m.Service, passesIn, from+" to (self)", state)
 	}
-	r.line("block drop %s inet%s to (self) label %q", in, from, s.denied())
+	r.line("%s%s to (self)%s", deniesIn, from, denied)
+	r.line("%s%s to (self:broadcast)%s", deniesIn, from, denied)
 	for i, m := range p.Allow {
-		r.services(m.Service, passIn, from+" to <"+allow[i]+">", state)
+		r.services(m.Service, passesIn, from+" to <"+allow[i]+">", state)
 	}
 	for i, m := range p.Names {
-		r.services(m.Service, passIn, from+" to <"+nameTable(i)+">", state)
+		r.services(m.Service, passesIn, from+" to <"+nameTable(i)+">", state)
 	}
-	r.line("block drop %s all label %q", in, s.denied())
+	r.line("%s%s to any%s", deniesIn, from, denied)
 
-	r.line("%s from (self)%s keep state", passOut, to)
+	r.line("%s from (self)%s%s", passesOut, to, bound)
 	for _, port := range p.Publish {
-		r.line("%s proto %s from any%s port %d keep state", passOut, policy.ProtocolName(port.Protocol), to, port.Guest)
+		r.line("%s proto %s from any%s port %d%s tagged %s", passesOut, policy.ProtocolName(port.Protocol), to, port.Guest, bound, publishedTag)
 	}
 	for i, m := range p.Accept {
-		r.services(m.Service, passOut, " from <"+accept[i]+">"+to, " keep state")
+		r.services(m.Service, passesOut, " from <"+accept[i]+">"+to, bound)
 	}
-	r.line("block drop %s all label %q", out, s.denied())
+	r.line("%s from any%s%s", deniesOut, to, denied)
 	return r.String(), nil
 }
 
@@ -144,25 +154,28 @@ func (r *ruleset) services(s policy.Service, action, peers, rest string) {
 
 // Dispatch is what the ruleset of Root is made from.
 type Dispatch struct {
-	// Bridge is the bridge's interface. What is on it has come by a tap or goes to
-	// one, and is judged there.
+	// Bridge is the bridge's interface.
 	Bridge string
 	Subnet netip.Prefix
-	// Egress is the interface by which guests leave the host, with its address.
-	Egress string
-	// Sandboxes are those that have an anchor. Only names and taps are used.
+	// Egress are the interfaces by which guests can leave the host, with the first
+	// address of each.
+	Egress []string
+	// Sandboxes are those that have an anchor. Policies are not used.
 	Sandboxes []Sandbox
 }
 
 // Rules is Root's ruleset.
 func (d Dispatch) Rules() string {
 	r := &ruleset{}
-	if d.Egress != "" {
-		r.line("nat on %s inet from %s to ! %[2]s -> (%[1]s)", d.Egress, d.Subnet)
+	for _, name := range d.Egress {
+		r.line("nat on %s inet from %s to ! %[2]s -> (%[1]s:0)", name, d.Subnet)
 	}
-	r.line("pass quick on %s all no state", d.Bridge)
 	for _, s := range d.Sandboxes {
-		r.line("anchor %q on %s", s.Name, s.Tap)
+		r.line("anchor %q in on %s", s.Name, s.Tap)
+	}
+	for _, s := range d.Sandboxes {
+		r.line("anchor %q in on %s inet from %s to any", s.Name, s.Bridge, s.Address)
+		r.line("anchor %q out on %s inet from any to %s", s.Name, s.Bridge, s.Address)
 	}
 	return r.String()
 }

@@ -18,11 +18,11 @@ func TestDefaultDeniesAllButDNS(t *testing.T) {
 	r.serve(r.world, 53)
 	r.serve(r.world, 80)
 	r.serve(r.host, 80)
-	r.passes(g.ns, "udp", friend+":53")
-	r.passes(g.ns, "tcp", friend+":53")
+	r.passes(g.place, "udp", friend+":53")
+	r.passes(g.place, "tcp", friend+":53")
 	for _, addr := range []string{friend + ":80", foe + ":53", private + ":80", uplink + ":80", g.Gateway.String() + ":80"} {
-		r.denied("a", g.ns, "tcp", addr)
-		r.denied("a", g.ns, "udp", addr)
+		r.denied("a", g.place, "tcp", addr)
+		r.denied("a", g.place, "udp", addr)
 	}
 }
 
@@ -41,27 +41,27 @@ func TestOrderOfRules(t *testing.T) {
 		Allow: []policy.Rule{rule("", nil, "0.0.0.0/0", policy.HostPeer)},
 	})
 	for _, network := range []string{"tcp", "udp"} {
-		r.passes(g.ns, network, friend+":80")
-		r.passes(g.ns, network, g.Gateway.String()+":80")
-		r.denied("a", g.ns, network, foe+":80")
+		r.passes(g.place, network, friend+":80")
+		r.passes(g.place, network, g.Gateway.String()+":80")
+		r.denied("a", g.place, network, foe+":80")
 		// 0.0.0.0/0 is the internet, and no private network.
-		r.denied("a", g.ns, network, private+":80")
+		r.denied("a", g.place, network, private+":80")
 	}
-	r.passes(g.ns, "tcp", uplink+":80")
-	r.denied("a", g.ns, "tcp", friend+":443")
-	r.denied("a", g.ns, "tcp", uplink+":443")
-	r.passes(g.ns, "udp", friend+":443")
+	r.passes(g.place, "tcp", uplink+":80")
+	r.denied("a", g.place, "tcp", friend+":443")
+	r.denied("a", g.place, "tcp", uplink+":443")
+	r.passes(g.place, "udp", friend+":443")
 
 	named := r.guest("b", &policy.Policy{Allow: []policy.Rule{rule("tcp", []string{"80-100"}, "192.168.50.0/24")}})
-	r.passes(named.ns, "tcp", private+":80")
-	r.denied("b", named.ns, "tcp", private+":443")
-	r.denied("b", named.ns, "udp", private+":80")
-	r.denied("b", named.ns, "tcp", friend+":80")
+	r.passes(named.place, "tcp", private+":80")
+	r.denied("b", named.place, "tcp", private+":443")
+	r.denied("b", named.place, "udp", private+":80")
+	r.denied("b", named.place, "tcp", friend+":80")
 	// The host has an address in that network. It is the host all the same.
-	r.denied("b", named.ns, "tcp", "192.168.50.1:80")
+	r.denied("b", named.place, "tcp", "192.168.50.1:80")
 
 	dns := r.guest("c", &policy.Policy{Deny: []policy.Rule{rule("", nil, "0.0.0.0/0")}})
-	r.denied("c", dns.ns, "udp", friend+":53")
+	r.denied("c", dns.place, "udp", friend+":53")
 }
 
 func TestGuestsReachEachOtherWhereBothAgree(t *testing.T) {
@@ -71,36 +71,40 @@ func TestGuestsReachEachOtherWhereBothAgree(t *testing.T) {
 	b := r.guest("b", &policy.Policy{Allow: any10, Accept: []policy.Rule{rule("tcp", []string{"80"}, "10.77.0.0/24")}})
 	c := r.guest("c", nil)
 	for _, g := range []*guest{a, b} {
-		r.serve(g.ns, 80)
-		r.serve(g.ns, 81)
+		r.serve(g.place, 80)
+		r.serve(g.place, 81)
 	}
-	r.passes(a.ns, "tcp", b.Address.String()+":80")
-	r.denied("b", a.ns, "tcp", b.Address.String()+":81")
-	r.denied("a", b.ns, "tcp", a.Address.String()+":80")
-	r.denied("c", c.ns, "tcp", b.Address.String()+":80")
+	r.passes(a.place, "tcp", b.Address.String()+":80")
+	r.denied("b", a.place, "tcp", b.Address.String()+":81")
+	r.denied("a", b.place, "tcp", a.Address.String()+":80")
+	r.denied("c", c.place, "tcp", b.Address.String()+":80")
 }
 
 func TestPublishedPorts(t *testing.T) {
 	r := newRig(t, policy.Policy{})
-	g := r.guest("a", &policy.Policy{Publish: []policy.Port{
-		{Host: 8080, Guest: 80},
-		{Host: 8053, Guest: 53, Protocol: "udp", HostIP: netip.MustParseAddr("127.0.0.1")},
-	}})
-	r.serve(g.ns, 80)
-	r.serve(g.ns, 53)
-	r.serve(g.ns, 81)
+	ports := []policy.Port{{Host: 8080, Guest: 80}, {Host: 8054, Guest: 53, Protocol: "udp", HostIP: netip.MustParseAddr(uplink)}}
+	if publishesLocally {
+		ports = append(ports, policy.Port{Host: 8053, Guest: 53, Protocol: "udp", HostIP: netip.MustParseAddr("127.0.0.1")})
+	}
+	g := r.guest("a", &policy.Policy{Publish: ports})
+	r.serve(g.place, 80)
+	r.serve(g.place, 53)
+	r.serve(g.place, 81)
 	r.passes(r.world, "tcp", uplink+":8080")
-	r.passes(r.host, "tcp", "127.0.0.1:8080")
-	r.passes(r.host, "tcp", uplink+":8080")
-	r.passes(r.host, "udp", "127.0.0.1:8053")
+	r.passes(r.world, "udp", uplink+":8054")
+	if publishesLocally {
+		r.passes(r.host, "tcp", "127.0.0.1:8080")
+		r.passes(r.host, "tcp", uplink+":8080")
+		r.passes(r.host, "udp", "127.0.0.1:8053")
+	}
 	// Not published, though the world knows the way.
 	r.denied("a", r.world, "tcp", g.Address.String()+":81")
 	// Another guest has no way around its own policy by the host's address.
 	b := r.guest("b", nil)
-	r.denied("b", b.ns, "tcp", uplink+":8080")
+	r.denied("b", b.place, "tcp", uplink+":8080")
 
 	var err error
-	r.in(r.host, func() error {
+	r.in(func() error {
 		_, err = r.net.Add(t.Context(), Request{ID: "c", Policy: &policy.Policy{Publish: []policy.Port{{Host: 8080, Guest: 1}}}})
 		return nil
 	})
@@ -121,7 +125,7 @@ func TestPolicyIsChangedLive(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 	defer cancel()
 	open := func(g *guest, addr string) func() error {
-		conn, err := r.dial(ctx, g.ns, "tcp", addr)
+		conn, err := r.open(ctx, g.place, "tcp", addr)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -129,7 +133,7 @@ func TestPolicyIsChangedLive(t *testing.T) {
 		return func() error { return echo(ctx, conn) }
 	}
 	kept, cut, neighbour := open(a, friend+":80"), open(a, foe+":80"), open(b, foe+":80")
-	r.in(r.host, func() error {
+	r.in(func() error {
 		return r.net.SetPolicy(ctx, "a", policy.Policy{
 			Deny:  []policy.Rule{rule("", nil, foe)},
 			Allow: []policy.Rule{rule("tcp", nil, "0.0.0.0/0")},
@@ -141,7 +145,7 @@ func TestPolicyIsChangedLive(t *testing.T) {
 	if err := neighbour(); err != nil {
 		t.Errorf("the neighbour's flow was disturbed: %v", err)
 	}
-	r.stopped("a", "open flow to what is now denied", func(c Counters) uint64 { return c.Denied }, func(context.Context) error { return cut() })
+	r.stopped("a", "open flow to what is now denied", denied, func(context.Context) error { return cut() })
 	if n := r.counters("b").Denied; n != 0 {
 		t.Errorf("%d packets of the neighbour's were denied", n)
 	}

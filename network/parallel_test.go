@@ -7,34 +7,14 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/google/nftables"
-	"github.com/vishvananda/netlink"
-
-	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/netns"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/policy"
 )
-
-// helperEnv makes the test's program a process that adds and deletes networks
-// until it is killed: it has the configuration, in JSON.
-const helperEnv = "NETWORK_TEST_HELPER"
-
-func TestMain(m *testing.M) {
-	if text := os.Getenv(helperEnv); text != "" {
-		var cfg Config
-		if err := json.Unmarshal([]byte(text), &cfg); err != nil {
-			panic(err)
-		}
-		churn(cfg)
-	}
-	os.Exit(m.Run())
-}
 
 // churn adds, changes and deletes networks of a few ids at random, for ever.
 func churn(cfg Config) {
@@ -52,68 +32,6 @@ func churn(cfg Config) {
 		_ = n.Check(ctx, id)
 		_, _ = n.Del(ctx, id)
 	}
-}
-
-// left is everything that belongs to the network: links, chains, sets, elements
-// of maps, addresses and records.
-func (r *rig) left() (all []string) {
-	r.t.Helper()
-	r.in(r.host, func() error {
-		links, err := netlink.LinkList()
-		if err != nil {
-			return err
-		}
-		for _, l := range links {
-			if strings.HasPrefix(l.Attrs().Name, tapPrefix) && l.Type() != "bridge" {
-				all = append(all, "link "+l.Attrs().Name)
-			}
-		}
-		c, err := nftables.New()
-		if err != nil {
-			return err
-		}
-		tables, err := c.ListTables()
-		if err != nil {
-			return err
-		}
-		for _, t := range tables {
-			sets, err := c.GetSets(t)
-			if err != nil {
-				return err
-			}
-			for _, s := range sets {
-				elems, err := c.GetSetElements(s)
-				if err != nil {
-					return err
-				}
-				if len(elems) > 0 || strings.Contains(s.Name, "/") {
-					all = append(all, fmt.Sprintf("set %s with %d elements", s.Name, len(elems)))
-				}
-			}
-			objs, err := c.GetNamedObjects(t)
-			if err != nil {
-				return err
-			}
-			if len(objs) > 0 {
-				all = append(all, fmt.Sprintf("%d counters", len(objs)))
-			}
-		}
-		names, err := r.net.host.(*linux).rules.Sandboxes()
-		for _, name := range names {
-			all = append(all, "rules "+name)
-		}
-		return err
-	})
-	for _, dir := range []string{sandboxDir, addressDir} {
-		entries, err := os.ReadDir(filepath.Join(r.net.store.dir, dir))
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		for _, e := range entries {
-			all = append(all, dir+"/"+e.Name())
-		}
-	}
-	return all
 }
 
 // Processes that are killed at any point leave nothing that the next Del or GC
@@ -135,7 +53,7 @@ func TestKilledAtRandom(t *testing.T) {
 			cmd.Env = []string{helperEnv + "=" + string(cfg)}
 			out, err := cmd.StdoutPipe()
 			if err == nil {
-				err = netns.Do(r.host, cmd.Start)
+				err = r.try(cmd.Start)
 			}
 			if err != nil {
 				t.Error(err)
@@ -156,7 +74,7 @@ func TestKilledAtRandom(t *testing.T) {
 	t.Logf("%d addresses and %d things were left by the killed", len(owners), len(r.left()))
 	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
 	defer cancel()
-	r.in(r.host, func() error { _, err := r.net.GC(ctx, func(string) bool { return false }); return err })
+	r.in(func() error { _, err := r.net.GC(ctx, func(string) bool { return false }); return err })
 	if left := r.left(); len(left) > 0 {
 		t.Errorf("left: %q", left)
 	}
@@ -173,7 +91,7 @@ func TestParallel(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range 2 * callers {
 			wg.Go(func() {
-				if err := netns.Do(r.host, func() error { return f(i) }); err != nil {
+				if err := r.try(func() error { return f(i) }); err != nil {
 					t.Error(err)
 				}
 			})
@@ -216,40 +134,9 @@ func TestCheckAndRepair(t *testing.T) {
 	r := newRig(t, policy.Policy{})
 	a := r.add("a", nil)
 	r.add("b", nil)
-	h := r.net.host.(*linux)
-	for name, damage := range map[string]func() error{
-		"the tap is gone": func() error {
-			l, err := netlink.LinkByName(a.Tap)
-			if err != nil {
-				return err
-			}
-			return netlink.LinkDel(l)
-		},
-		"the tap is down": func() error {
-			l, err := netlink.LinkByName(a.Tap)
-			if err != nil {
-				return err
-			}
-			return netlink.LinkSetDown(l)
-		},
-		"the tap is no private member": func() error {
-			l, err := netlink.LinkByName(a.Tap)
-			if err != nil {
-				return err
-			}
-			return netlink.LinkSetIsolated(l, false)
-		},
-		"a firewall was reloaded": func() error {
-			c, err := nftables.New()
-			if err != nil {
-				return err
-			}
-			c.FlushRuleset()
-			return c.Flush()
-		},
-	} {
-		r.in(r.host, damage)
-		r.in(r.host, func() error {
+	for name, damage := range damages(a.Tap) {
+		r.in(damage)
+		r.in(func() error {
 			if err := r.net.Check(t.Context(), "a"); err == nil {
 				t.Errorf("%s: not found", name)
 			}
@@ -264,15 +151,14 @@ func TestCheckAndRepair(t *testing.T) {
 			return nil
 		})
 	}
-	r.in(r.host, func() error {
-		links, _ := netlink.LinkList()
+	r.in(func() error {
 		removed, err := r.net.GC(t.Context(), nil)
 		if err != nil || len(removed) > 0 {
-			t.Errorf("GC removed %q of what has records, of %d links (%v)", removed, len(links), err)
+			t.Errorf("GC removed %q of what has records (%v)", removed, err)
 		}
 		// What has no record goes.
-		tap := h.tap(fromNumber(number(a.Address) ^ 1))
-		if err := netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: tap}, Mode: netlink.TUNTAP_MODE_TAP}); err != nil {
+		tap := r.net.host.tap(fromNumber(number(a.Address) ^ 1))
+		if err := r.strayTap(tap); err != nil {
 			return err
 		}
 		if removed, err = r.net.GC(t.Context(), nil); !slices.Equal(removed, []string{"tap " + tap}) {
@@ -288,7 +174,7 @@ func TestAddressesRunOut(t *testing.T) {
 	for i := range 2 {
 		r.add(fmt.Sprint(i), nil)
 	}
-	r.in(r.host, func() error {
+	r.in(func() error {
 		if _, err := r.net.Add(t.Context(), Request{ID: "x"}); err == nil || !strings.Contains(err.Error(), "taken") {
 			t.Errorf("a third of two addresses: %v", err)
 		}

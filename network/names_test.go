@@ -12,7 +12,6 @@ import (
 
 	"github.com/miekg/dns"
 
-	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/netns"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/policy"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/resolver"
 )
@@ -35,27 +34,28 @@ func (r *rig) nameServer(port uint16) {
 		}
 		_ = w.WriteMsg(m)
 	})
-	r.in(r.world, func() error {
-		conn, err := net.ListenPacket("udp4", fmt.Sprintf(":%d", port))
-		if err != nil {
-			return err
-		}
-		r.t.Cleanup(func() { conn.Close() })
-		server := &dns.Server{PacketConn: conn, Handler: handler}
-		go server.ActivateAndServe()
-		return nil
-	})
+	conn, err := r.world.listenPacket(port)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { conn.Close() })
+	server := &dns.Server{PacketConn: conn, Handler: handler}
+	go server.ActivateAndServe()
 }
 
 // lookUp asks the gateway from a guest.
 func (r *rig) lookUp(g *guest, name string) *dns.Msg {
 	r.t.Helper()
-	var reply *dns.Msg
-	r.in(g.ns, func() (err error) {
-		client := dns.Client{Timeout: patience}
-		reply, _, err = client.ExchangeContext(r.t.Context(), new(dns.Msg).SetQuestion(name, dns.TypeA), g.Gateway.String()+":53")
-		return err
-	})
+	conn, err := g.dial(r.t.Context(), "udp4", g.Gateway.String()+":53")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer conn.Close()
+	client := dns.Client{Timeout: patience}
+	reply, _, err := client.ExchangeWithConn(new(dns.Msg).SetQuestion(name, dns.TypeA), &dns.Conn{Conn: conn})
+	if err != nil {
+		r.t.Fatal(err)
+	}
 	return reply
 }
 
@@ -71,16 +71,13 @@ func TestNames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server.Dial = func(ctx context.Context, network, addr string) (conn net.Conn, err error) {
-		err = netns.Do(r.host, func() error { conn, err = new(net.Dialer).DialContext(ctx, network, addr); return err })
-		return conn, err
-	}
+	server.Dial = r.host.dial
 	served := make(chan error, 1)
 	var udp net.PacketConn
 	var tcp net.Listener
 	names := policy.Policy{Allow: []policy.Rule{rule("tcp", []string{"80"}, "web.example.org", "rebound.example.org")}}
 	g := r.guest("a", &names)
-	r.in(r.host, func() (err error) {
+	r.in(func() (err error) {
 		addr := netip.AddrPortFrom(g.Gateway, 53).String()
 		if udp, err = net.ListenPacket("udp4", addr); err != nil {
 			return err
@@ -96,14 +93,14 @@ func TestNames(t *testing.T) {
 		}
 	})
 
-	r.denied("a", g.ns, "tcp", friend+":80")
+	r.denied("a", g.place, "tcp", friend+":80")
 	if m := r.lookUp(g, "other.example.org."); m.Rcode != dns.RcodeRefused {
 		t.Errorf("a name that is not allowed: %v", m)
 	}
 	if m := r.lookUp(g, "rebound.example.org."); len(m.Answer) != 0 {
 		t.Errorf("a name of a private address: %v", m)
 	}
-	r.denied("a", g.ns, "tcp", private+":80")
+	r.denied("a", g.place, "tcp", private+":80")
 	m := r.lookUp(g, "Web.Example.org.")
 	if m.Rcode != dns.RcodeSuccess {
 		t.Fatalf("the name that is allowed: %v", m)
@@ -113,46 +110,46 @@ func TestNames(t *testing.T) {
 	}
 	opened, stop := context.WithTimeout(t.Context(), patience)
 	defer stop()
-	conn, err := r.dial(opened, g.ns, "tcp", friend+":80")
+	conn, err := r.open(opened, g.place, "tcp", friend+":80")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
 	// Another part of the policy changes: the address stays.
 	names.Deny = []policy.Rule{rule("", nil, foe)}
-	r.in(r.host, func() error { return r.net.SetPolicy(t.Context(), "a", names) })
+	r.in(func() error { return r.net.SetPolicy(t.Context(), "a", names) })
 	if err := echo(opened, conn); err != nil {
 		t.Errorf("the open flow after a change of policy: %v", err)
 	}
-	r.denied("a", g.ns, "tcp", foe+":80")
+	r.denied("a", g.place, "tcp", foe+":80")
 	// With the name goes the address.
-	r.in(r.host, func() error { return r.net.SetPolicy(t.Context(), "a", policy.Policy{}) })
-	r.denied("a", g.ns, "tcp", friend+":80")
+	r.in(func() error { return r.net.SetPolicy(t.Context(), "a", policy.Policy{}) })
+	r.denied("a", g.place, "tcp", friend+":80")
 
 	b := r.guest("b", &policy.Policy{Allow: []policy.Rule{rule("tcp", []string{"80"}, "*.example.org")}})
 	if m := r.lookUp(b, "other.example.org."); len(m.Answer) != 1 {
 		t.Fatalf("below a name that is allowed: %v", m)
 	}
-	r.passes(b.ns, "tcp", foe+":80")
-	r.denied("b", b.ns, "tcp", foe+":81")
+	r.passes(b.place, "tcp", foe+":80")
+	r.denied("b", b.place, "tcp", foe+":81")
 }
 
 // An address that nobody talks to is closed when its record is over.
 func TestNamesEnd(t *testing.T) {
 	r := newRig(t, policy.Policy{Allow: []policy.Rule{rule("tcp", []string{"81"}, "web.example.org")}})
 	g := r.guest("a", nil)
-	r.in(r.host, func() error {
+	r.in(func() error {
 		return r.net.Resolved(t.Context(), g.Address, "web.example.org", []netip.Addr{netip.MustParseAddr(friend)}, nameTTL*time.Second)
 	})
 	// Nobody listens there: the world says so, for as long as the guest may ask.
 	ask := func(ctx context.Context) error {
-		_, err := r.dial(ctx, g.ns, "tcp", friend+":81")
+		_, err := r.open(ctx, g.place, "tcp", friend+":81")
 		return err
 	}
 	if err := ask(t.Context()); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("an address whose time has come: %v, want connection refused", err)
 	}
-	r.stopped("a", "an address whose time is over", func(c Counters) uint64 { return c.Denied }, func(ctx context.Context) error {
+	r.stopped("a", "an address whose time is over", denied, func(ctx context.Context) error {
 		for ctx.Err() == nil {
 			if err := ask(ctx); err == nil {
 				return nil
@@ -170,5 +167,5 @@ func (h inHost) Asks(guest netip.Addr, domain string) (may, named bool, err erro
 }
 
 func (h inHost) Resolved(ctx context.Context, guest netip.Addr, domain string, addrs []netip.Addr, ttl time.Duration) error {
-	return netns.Do(h.r.host, func() error { return h.r.net.Resolved(ctx, guest, domain, addrs, ttl) })
+	return h.r.try(func() error { return h.r.net.Resolved(ctx, guest, domain, addrs, ttl) })
 }
