@@ -3,7 +3,6 @@ package network
 import (
 	"context"
 	"net/netip"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -12,7 +11,6 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/netns"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/policy"
 )
 
@@ -77,7 +75,7 @@ func TestFlushedRuleset(t *testing.T) {
 	r.flushRuleset()
 	before := r.fenced()
 	toHost := ipv4(g.Address, g.Gateway, unix.IPPROTO_UDP, 0, udp(4000, port, "x"))
-	toWorld := ipv4(g.Address, netip.MustParseAddr(friend), unix.IPPROTO_UDP, 0, udp(port, "x"))
+	toWorld := ipv4(g.Address, netip.MustParseAddr(friend), unix.IPPROTO_UDP, 0, udp(4000, port, "x"))
 	for _, p := range [][]byte{toHost, toWorld} {
 		if _, err := g.wire.Write(frame(macOf(g.Gateway), g.MAC, unix.ETH_P_IP, p)); err != nil {
 			t.Fatal(err)
@@ -132,8 +130,8 @@ func TestStoppedIsLogged(t *testing.T) {
 		done <- r.try(func() error { return r.net.Stopped(ctx, func(s Stopped) { got <- s }) })
 	}()
 	other := netip.MustParseAddr(friend)
-	denied := frame(macOf(g.Gateway), g.MAC, unix.ETH_P_IP, ipv4(g.Address, g.Gateway, unix.IPPROTO_UDP, 0, udp(99, "x")))
-	spoofed := frame(macOf(g.Gateway), g.MAC, unix.ETH_P_IP, ipv4(other, g.Gateway, unix.IPPROTO_UDP, 0, udp(99, "x")))
+	denied := frame(macOf(g.Gateway), g.MAC, unix.ETH_P_IP, ipv4(g.Address, g.Gateway, unix.IPPROTO_UDP, 0, udp(4000, 99, "x")))
+	spoofed := frame(macOf(g.Gateway), g.MAC, unix.ETH_P_IP, ipv4(other, g.Gateway, unix.IPPROTO_UDP, 0, udp(4000, 99, "x")))
 	for _, tc := range []struct {
 		why    string
 		frame  []byte
