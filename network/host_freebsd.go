@@ -18,8 +18,18 @@ func newHost(cfg Config, s store) (host, error) {
 	return &freebsd{cfg: cfg, store: s, pf: pf.Control{Run: run}, egress: egressBut}, nil
 }
 
+// tools bounds how many of them this process runs at a time: fifty callers that
+// start one each would all wait for all.
+var tools = make(chan struct{}, 8)
+
 // run runs a tool of the base system. An error has what it said.
 func run(ctx context.Context, stdin string, argv ...string) ([]byte, error) {
+	select {
+	case tools <- struct{}{}:
+		defer func() { <-tools }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)

@@ -206,8 +206,18 @@ func (h *freebsd) attach(ctx context.Context, r *record, p *policy.Compiled) err
 			return err
 		}
 	}
+	bridge, err := h.iface(ctx, h.cfg.Bridge)
+	if err != nil {
+		return err
+	}
+	isMember := lineOf(bridge, "member: "+r.Tap+" ") != ""
 	// In the groups that are denied everything, before it can carry anything.
-	if err := h.run(ctx, []string{ifconfig, r.Tap, "inet6", "ifdisabled", "group", pf.Group, "group", pf.TapGroup, "mtu", fmt.Sprint(r.MTU)}); err != nil {
+	set := []string{ifconfig, r.Tap, "inet6", "ifdisabled", "group", pf.Group, "group", pf.TapGroup}
+	if !isMember {
+		// A member's cannot be changed.
+		set = append(set, "mtu", fmt.Sprint(r.MTU))
+	}
+	if err := h.run(ctx, set); err != nil {
 		return err
 	}
 	if err := h.setPolicy(ctx, r, p); err != nil {
@@ -216,12 +226,8 @@ func (h *freebsd) attach(ctx context.Context, r *record, p *policy.Compiled) err
 	if err := h.dispatch(ctx, ""); err != nil {
 		return err
 	}
-	bridge, err := h.iface(ctx, h.cfg.Bridge)
-	if err != nil {
-		return err
-	}
 	join := []string{ifconfig, h.cfg.Bridge}
-	if !strings.Contains(bridge, "member: "+r.Tap+" ") {
+	if !isMember {
 		join = append(join, "addm", r.Tap)
 	}
 	return h.run(ctx,
@@ -243,7 +249,9 @@ func (h *freebsd) setPolicy(ctx context.Context, r *record, p *policy.Compiled) 
 	if err := h.store.takePorts(r.ID, p.Publish); err != nil {
 		return err
 	}
-	if err := h.pf.Load(ctx, s.Anchor(), rules); err != nil {
+	// One at a time: pf has room for one that loads.
+	err = h.exclusively(ctx, func() error { return h.pf.Load(ctx, s.Anchor(), rules) })
+	if err != nil {
 		return errors.Join(err, h.store.freePorts(r.ID, was.Publish))
 	}
 	if err := h.store.freePorts(r.ID, p.Publish); err != nil {
@@ -267,7 +275,7 @@ func (h *freebsd) setPolicy(ctx context.Context, r *record, p *policy.Compiled) 
 }
 
 func (h *freebsd) resolved(context.Context, *record, *policy.Compiled, int, []netip.Addr, time.Duration) error {
-	return fmt.Errorf("domain names: entries of pf's tables do not time out: %w", errdefs.ErrNotImplemented)
+	return fmt.Errorf("domain names: addresses in pf's tables have no end: %w", errdefs.ErrNotImplemented)
 }
 
 func (h *freebsd) detach(ctx context.Context, r *record) (Released, error) {
@@ -304,7 +312,22 @@ func (h *freebsd) detach(ctx context.Context, r *record) (Released, error) {
 	}
 	// An entry that is not there is no matter.
 	_ = h.run(ctx, []string{arp, "-d", r.Address.String()})
-	return released, h.run(ctx, []string{ifconfig, r.Tap, "destroy"})
+	return released, h.destroyTap(ctx, r.Tap)
+}
+
+// closing is how long a tap's machine may take to close it.
+const closing = 15 * time.Second
+
+// destroyTap waits until nobody has the tap open, as the kernel does;
+// errdefs.ErrUnavailable if somebody keeps it.
+func (h *freebsd) destroyTap(ctx context.Context, name string) error {
+	waiting, cancel := context.WithTimeout(ctx, closing)
+	defer cancel()
+	err := h.run(waiting, []string{ifconfig, name, "destroy"})
+	if err != nil && waiting.Err() != nil && ctx.Err() == nil {
+		return fmt.Errorf("%s is open, does its machine run? %w: %w", name, err, errdefs.ErrUnavailable)
+	}
+	return err
 }
 
 func (h *freebsd) check(ctx context.Context, r *record) error {
@@ -394,7 +417,7 @@ func (h *freebsd) sweep(ctx context.Context, known func(anchor, tap string) bool
 			errs = append(errs, err)
 			continue
 		}
-		if err := h.run(ctx, []string{ifconfig, name, "destroy"}); err != nil {
+		if err := h.destroyTap(ctx, name); err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -406,11 +429,17 @@ func (h *freebsd) sweep(ctx context.Context, known func(anchor, tap string) bool
 		if known(name, "") {
 			continue
 		}
-		if err := h.pf.Flush(ctx, pf.Root+"/"+name); err != nil {
+		loaded, err := h.pf.Loaded(ctx, pf.Root+"/"+name)
+		if err == nil {
+			err = h.pf.Flush(ctx, pf.Root+"/"+name)
+		}
+		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		removed = append(removed, "rules "+name)
+		if loaded {
+			removed = append(removed, "rules "+name)
+		}
 	}
 	if len(removed) > 0 {
 		errs = append(errs, h.dispatch(ctx, ""))

@@ -223,7 +223,7 @@ func TestFreeBSDForeignAndForgotten(t *testing.T) {
 		t.Errorf("%d interfaces, want the foreign ones and the bridge", len(s.ifaces))
 	}
 	clear(s.ifaces)
-	s.ifaces["tap105"], s.anchors["cube/sandbox-gone"] = "cubenet0 gone", ""
+	s.ifaces["tap105"], s.anchors["cube/sandbox-gone"] = "cubenet0 gone", "block drop all\n"
 	removed, err := n.GC(ctx, nil)
 	if err != nil || !slices.Equal(removed, []string{"tap tap105", "rules sandbox-gone"}) || s.anchors["cube/sandbox-gone"] != "" {
 		t.Errorf("GC removed %q, %v", removed, err)

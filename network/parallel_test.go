@@ -42,7 +42,8 @@ func TestKilledAtRandom(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const atOnce, processes = 5, 100
+	const atOnce = 5
+	processes := 100 / slowness
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, atOnce)
 	for range processes {
@@ -84,7 +85,7 @@ func TestKilledAtRandom(t *testing.T) {
 // share: addresses are unique, what is there is whole, and everything goes.
 func TestParallel(t *testing.T) {
 	r := newRig(t, policy.Policy{})
-	const callers = 50
+	callers := 50 / slowness
 	results := make([]*Result, 2*callers)
 	parallel := func(f func(i int) error) {
 		t.Helper()

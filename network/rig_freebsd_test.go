@@ -28,6 +28,7 @@ var frameHeader []byte
 const (
 	limitsBandwidth  = false
 	publishesLocally = false
+	opensNames       = false
 )
 
 // pf sees packets, and not what carries them; the bridge drops the others.
@@ -208,7 +209,16 @@ func (r *rig) leftOnHost() (all []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	all = append(all, anchors...)
+	for _, name := range anchors {
+		// Empty ones pf removes in its own time.
+		loaded, err := h.pf.Loaded(r.t.Context(), pf.Root+"/"+name)
+		if err != nil {
+			return nil, err
+		}
+		if loaded {
+			all = append(all, "rules "+name)
+		}
+	}
 	ports, err := os.ReadDir(filepath.Join(r.net.store.dir, portDir))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err

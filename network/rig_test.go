@@ -18,12 +18,14 @@ import (
 
 // patience is longer than anything takes on a busy machine. One that is emulated
 // says by how much it is slower (integration/lab.SlowEnv).
-var patience = func() time.Duration {
-	slow, err := strconv.Atoi(os.Getenv("BHYVE_LAB_SLOW"))
-	if err != nil {
-		slow = 1
+var patience = time.Duration(slowness) * 20 * time.Second
+
+var slowness = func() int {
+	n, err := strconv.Atoi(os.Getenv("BHYVE_LAB_SLOW"))
+	if err != nil || n < 1 {
+		return 1
 	}
-	return time.Duration(slow) * 20 * time.Second
+	return n
 }()
 
 // rig is a host of its own, and a world beyond it with some servers. What they

@@ -46,7 +46,6 @@ var full = policy.Policy{
 		{Peers: []string{"0.0.0.0/0"}, Protocol: "tcp", Ports: []string{"80", "443"}},
 		{Peers: []string{"10.1.0.0/16", "10.2.0.0/16"}},
 		{Peers: []string{policy.HostPeer}, Protocol: "tcp"},
-		{Peers: []string{"example.org"}, Protocol: "tcp", Ports: []string{"443"}},
 	},
 	Accept:   []policy.Rule{{Peers: []string{"10.77.0.11"}, Protocol: "udp", Ports: []string{"5353"}}},
 	Publish:  []policy.Port{{Host: 8080, Guest: 80}, {HostIP: netip.MustParseAddr("192.0.2.1"), Host: 8053, Guest: 53, Protocol: "udp"}},
@@ -80,6 +79,7 @@ func TestGolden(t *testing.T) {
 func TestWhatPfCannotDoIsRefused(t *testing.T) {
 	for _, p := range []policy.Policy{
 		{Bandwidth: 1},
+		{Allow: []policy.Rule{{Peers: []string{"example.org"}}}},
 		{Publish: []policy.Port{{HostIP: netip.MustParseAddr("127.0.0.1"), Host: 1, Guest: 1}}},
 	} {
 		if _, err := sandbox(t, p).Rules(); !errdefs.IsNotImplemented(err) {
@@ -220,6 +220,26 @@ func TestArguments(t *testing.T) {
 	r.fail = errors.New("pfctl: it says no")
 	if err := c.Load(t.Context(), "cube/x", ""); !errors.Is(err, r.fail) {
 		t.Errorf("got %v, want what pfctl said", err)
+	}
+}
+
+// What finds pf busy is done again.
+func TestBusy(t *testing.T) {
+	tries := 0
+	c := Control{Run: func(context.Context, string, ...string) ([]byte, error) {
+		if tries++; tries < 3 {
+			return nil, errors.New("pfctl: DIOCADDRULE: Device busy")
+		}
+		return nil, nil
+	}}
+	if err := c.Load(t.Context(), "cube/x", "block all\n"); err != nil || tries != 3 {
+		t.Errorf("%v after %d tries", err, tries)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	tries = 0
+	if err := c.Load(ctx, "cube/x", "block all\n"); err == nil || tries != 1 {
+		t.Errorf("%v after %d tries with no time left, want an error after one", err, tries)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 )
@@ -21,20 +22,46 @@ const pfctl = "/sbin/pfctl"
 // Control is pf by way of pfctl(8).
 type Control struct{ Run Run }
 
+// busyPause is how long pf is left alone when it was busy, at first; patience how
+// long it may be busy.
+const busyPause, patience = 5 * time.Millisecond, 30 * time.Second
+
+// pfctl runs pfctl(8) until pf is not busy with somebody else's transaction: it has
+// one buffer for addresses of rules, and whoever begins last has it (DIOCBEGINADDRS
+// in sys/netpfil/pf/pf_ioctl.c).
+func (c Control) pfctl(ctx context.Context, stdin string, args ...string) ([]byte, error) {
+	waiting, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for pause := busyPause; ; pause = min(2*pause, 100*busyPause) {
+		out, err := c.Run(ctx, stdin, append([]string{pfctl}, args...)...)
+		if err == nil || !strings.Contains(err.Error(), "Device busy") {
+			return out, err
+		}
+		select {
+		case <-waiting.Done():
+			return nil, err
+		case <-time.After(pause):
+		}
+	}
+}
+
 // Check returns nil if pf runs, its ruleset has MainRules, and it skips neither
 // bridge nor a group of ours; and else errdefs.ErrFailedPrecondition with what to
 // do.
 func (c Control) Check(ctx context.Context, bridge string) error {
-	info, err := c.Run(ctx, "", pfctl, "-s", "info")
-	if err != nil {
+	info, err := c.pfctl(ctx, "", "-s", "info")
+	if err != nil && strings.Contains(err.Error(), "/dev/pf") {
 		return fmt.Errorf("is pf loaded (kldload pf)? %w: %w", err, errdefs.ErrFailedPrecondition)
+	}
+	if err != nil {
+		return err
 	}
 	if !bytes.HasPrefix(info, []byte("Status: Enabled")) {
 		return fmt.Errorf("pf is not enabled (pf_enable in rc.conf, or pfctl -e): %w", errdefs.ErrFailedPrecondition)
 	}
-	interfaces, err := c.Run(ctx, "", pfctl, "-v", "-s", "Interfaces")
+	interfaces, err := c.pfctl(ctx, "", "-v", "-s", "Interfaces")
 	if err != nil {
-		return fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
+		return err
 	}
 	for line := range strings.Lines(string(interfaces)) {
 		name, skipped := strings.CutSuffix(strings.TrimSpace(line), " (skip)")
@@ -44,9 +71,9 @@ func (c Control) Check(ctx context.Context, bridge string) error {
 	}
 	var all []byte
 	for _, what := range []string{"ether", "nat", "rules"} {
-		rules, err := c.Run(ctx, "", pfctl, "-s", what)
+		rules, err := c.pfctl(ctx, "", "-s", what)
 		if err != nil {
-			return fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
+			return err
 		}
 		all = append(all, rules...)
 	}
@@ -103,14 +130,14 @@ func isAnchor(kind, name string) func([]string) bool {
 // CheckSandbox is an error unless the rules of a sandbox are loaded, and found by
 // its packets.
 func (c Control) CheckSandbox(ctx context.Context, s Sandbox) error {
-	rules, err := c.Run(ctx, "", pfctl, "-a", s.Anchor(), "-s", "rules")
+	rules, err := c.pfctl(ctx, "", "-a", s.Anchor(), "-s", "rules")
 	if err != nil {
 		return fmt.Errorf("rules of %s: %w", s.Name, err)
 	}
 	if !bytes.Contains(rules, []byte(s.denied())) {
 		return fmt.Errorf("pf has no rules in anchor %s", s.Anchor())
 	}
-	root, err := c.Run(ctx, "", pfctl, "-a", Root, "-s", "rules")
+	root, err := c.pfctl(ctx, "", "-a", Root, "-s", "rules")
 	if err != nil {
 		return fmt.Errorf("rules of %s: %w", Root, err)
 	}
@@ -127,13 +154,14 @@ func (c Control) CheckSandbox(ctx context.Context, s Sandbox) error {
 
 // Load replaces the ruleset of an anchor, tables included, in one transaction.
 func (c Control) Load(ctx context.Context, anchor, rules string) error {
-	if _, err := c.Run(ctx, rules, pfctl, "-a", anchor, "-f", "-"); err != nil {
+	if _, err := c.pfctl(ctx, rules, "-a", anchor, "-f", "-"); err != nil {
 		return fmt.Errorf("load anchor %s: %w", anchor, err)
 	}
 	return nil
 }
 
-// Flush empties an anchor, which makes it go. One that is not there is no error.
+// Flush empties an anchor, which makes it go: pf does that within seconds, when it
+// purges what has been taken out. One that is not there is no error.
 func (c Control) Flush(ctx context.Context, anchor string) error {
 	anchors, err := c.Anchors(ctx)
 	if err != nil {
@@ -144,16 +172,30 @@ func (c Control) Flush(ctx context.Context, anchor string) error {
 	}
 	// "all" would be the states and sources of everybody as well.
 	for _, what := range []string{"nat", "rules", "Tables"} {
-		if _, err := c.Run(ctx, "", pfctl, "-a", anchor, "-F", what); err != nil {
+		_, err := c.pfctl(ctx, "", "-a", anchor, "-F", what)
+		if err != nil && what == "Tables" && strings.Contains(err.Error(), "Operation not supported by device") {
+			// There are none: it is about to go.
+			return nil
+		}
+		if err != nil {
 			return fmt.Errorf("flush anchor %s: %w", anchor, err)
 		}
 	}
 	return nil
 }
 
+// Loaded says whether an anchor has rules.
+func (c Control) Loaded(ctx context.Context, anchor string) (bool, error) {
+	rules, err := c.pfctl(ctx, "", "-a", anchor, "-s", "rules")
+	if err != nil {
+		return false, fmt.Errorf("rules of %s: %w", anchor, err)
+	}
+	return len(bytes.TrimSpace(rules)) > 0, nil
+}
+
 // Anchors are the names of the anchors below Root.
 func (c Control) Anchors(ctx context.Context) ([]string, error) {
-	out, err := c.Run(ctx, "", pfctl, "-a", Root, "-s", "Anchors")
+	out, err := c.pfctl(ctx, "", "-a", Root, "-s", "Anchors")
 	if err != nil {
 		return nil, fmt.Errorf("list anchors: %w", err)
 	}
@@ -170,7 +212,7 @@ type Denied struct{ Denied, Spoofed uint64 }
 // Denied reads the counters of a sandbox's rules. A line of `pfctl -s labels` is
 // a label and then evaluations, packets, bytes and more (pfctl(8)).
 func (c Control) Denied(ctx context.Context, s Sandbox) (Denied, error) {
-	out, err := c.Run(ctx, "", pfctl, "-a", s.Anchor(), "-s", "labels")
+	out, err := c.pfctl(ctx, "", "-a", s.Anchor(), "-s", "labels")
 	if err != nil {
 		return Denied{}, fmt.Errorf("counters of %s: %w", s.Name, err)
 	}

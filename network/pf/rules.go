@@ -38,12 +38,12 @@ func (s Sandbox) Rules() (string, error) {
 	if p.Bandwidth > 0 {
 		return "", fmt.Errorf("policy: bandwidth: pf leaves that to dummynet(4): %w", errdefs.ErrNotImplemented)
 	}
+	if len(p.Names) > 0 {
+		return "", fmt.Errorf("policy: domain names: addresses in pf's tables have no end: %w", errdefs.ErrNotImplemented)
+	}
 	r := &ruleset{}
 	deny, resolver := r.tables("deny", p.Deny), r.tables("resolver", p.Resolvers)
 	allow, accept := r.tables("allow", p.Allow), r.tables("accept", p.Accept)
-	for i := range p.Names {
-		r.table(nameTable(i), nil)
-	}
 	for _, port := range p.Publish {
 		to := "(self)"
 		if port.HostIP.IsValid() {
@@ -85,9 +85,6 @@ func (s Sandbox) Rules() (string, error) {
 	for i, m := range p.Allow {
 		r.services(m.Service, passesIn, from+" to <"+allow[i]+">", state)
 	}
-	for i, m := range p.Names {
-		r.services(m.Service, passesIn, from+" to <"+nameTable(i)+">", state)
-	}
 	r.line("%s%s to any%s", deniesIn, from, denied)
 
 	r.line("%s from (self)%s%s", passesOut, to, bound)
@@ -100,8 +97,6 @@ func (s Sandbox) Rules() (string, error) {
 	r.line("%s from any%s%s", deniesOut, to, denied)
 	return r.String(), nil
 }
-
-func nameTable(i int) string { return fmt.Sprintf("names-%d", i) }
 
 // ruleset is text under way.
 type ruleset struct{ strings.Builder }

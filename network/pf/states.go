@@ -21,7 +21,7 @@ type State struct {
 
 // States are those that an address has a part in.
 func (c Control) States(ctx context.Context, addr netip.Addr) ([]State, error) {
-	out, err := c.Run(ctx, "", pfctl, "-vv", "-s", "states")
+	out, err := c.pfctl(ctx, "", "-vv", "-s", "states")
 	if err != nil {
 		return nil, fmt.Errorf("states of %s: %w", addr, err)
 	}
@@ -85,7 +85,7 @@ func parseState(line string) (State, bool) {
 // Kill forgets states. One that has gone meanwhile is no error.
 func (c Control) Kill(ctx context.Context, states []State) error {
 	for _, s := range states {
-		if _, err := c.Run(ctx, "", pfctl, "-k", "id", "-k", s.ID); err != nil {
+		if _, err := c.pfctl(ctx, "", "-k", "id", "-k", s.ID); err != nil {
 			return fmt.Errorf("kill state %s: %w", s.ID, err)
 		}
 	}
@@ -98,7 +98,7 @@ func (c Control) KillAll(ctx context.Context, addr netip.Addr) error {
 	for _, which := range [][]string{
 		{"-k", addr.String()}, {"-k", "0.0.0.0/0", "-k", addr.String()}, {"-k", "nat", "-k", addr.String()},
 	} {
-		if _, err := c.Run(ctx, "", append([]string{pfctl}, which...)...); err != nil {
+		if _, err := c.pfctl(ctx, "", which...); err != nil {
 			return fmt.Errorf("kill states of %s: %w", addr, err)
 		}
 	}
