@@ -20,13 +20,14 @@ type part struct {
 	Name string
 	// Depth is how many other parts it is part of.
 	Depth int
-	// Took is by tier; NaN is never in it, a part that a tier has not is absent.
+	// Took is by tier. A part that a tier has not is absent.
 	Took map[string]float64
 }
 
-// breakdown says where the time to the first byte goes, one container at a time.
-// The parts of the first level add up to it, in each sample; medians need not.
-func (r *Report) breakdown() (list []part) {
+// breakdown says where the time to the first byte goes, one container at a time,
+// in the tiers there are samples of. The parts of the first level add up to it,
+// in each sample; medians need not.
+func (r *Report) breakdown() (list []part, there []string) {
 	for _, tier := range tiers {
 		var order []part
 		took := map[string][]float64{}
@@ -53,6 +54,9 @@ func (r *Report) breakdown() (list []part) {
 			}
 			add(partOutput, 0, s.Clocks[clockFirstByte]-s.Clocks[clockStarted])
 		}
+		if len(order) > 0 {
+			there = append(there, tier)
+		}
 		after := -1
 		for _, p := range order {
 			i := slices.IndexFunc(list, func(q part) bool { return q.Name == p.Name })
@@ -65,7 +69,7 @@ func (r *Report) breakdown() (list []part) {
 			after = i
 		}
 	}
-	return list
+	return list, there
 }
 
 func (s *Sample) step(name string) Step {
@@ -107,15 +111,9 @@ func (s *Sample) nested() (list []nestedStep) {
 }
 
 func (r *Report) breakdownTable(b *strings.Builder) {
-	parts := r.breakdown()
+	parts, there := r.breakdown()
 	if len(parts) == 0 {
 		return
-	}
-	var there []string
-	for _, tier := range tiers {
-		if slices.ContainsFunc(parts, func(p part) bool { _, ok := p.Took[tier]; return ok }) {
-			there = append(there, tier)
-		}
 	}
 	b.WriteString("\n| where the time goes, one at a time, p50 |")
 	for _, tier := range there {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"html/template"
 	"math"
+	"strings"
 	"time"
 )
 
@@ -28,6 +29,7 @@ func (r *Report) HTML() ([]byte, error) {
 		"Charts":     r.charts(),
 		"Ratios":     r.htmlRatios(),
 		"Footprints": r.htmlFootprints(),
+		"Breakdown":  r.htmlBreakdown(),
 		"Refills":    r.Refills,
 		"Samples":    template.JS(samples),
 	})
@@ -96,7 +98,28 @@ func scale(v, most float64) float64 {
 
 func (r *Report) htmlRatios() (rows [][]string) {
 	for _, x := range r.allRatios() {
-		rows = append(rows, []string{x.what, x.of, x.to, fmt.Sprintf("%.3f", x.value), x.aim, reached(x.reached)})
+		rows = append(rows, []string{x.what, x.of, x.to, x.figure(), x.aim, reached(x.reached)})
+	}
+	return rows
+}
+
+// htmlBreakdown is the breakdown's table, with its heading.
+func (r *Report) htmlBreakdown() (rows [][]string) {
+	parts, there := r.breakdown()
+	if len(parts) == 0 {
+		return nil
+	}
+	rows = append(rows, append([]string{"one at a time, p50"}, there...))
+	for _, p := range parts {
+		row := []string{strings.Repeat("\u2003", p.Depth) + p.Name}
+		for _, tier := range there {
+			cell := ""
+			if ms, ok := p.Took[tier]; ok {
+				cell = fmt.Sprintf("%.1f", ms)
+			}
+			row = append(row, cell)
+		}
+		rows = append(rows, row)
 	}
 	return rows
 }

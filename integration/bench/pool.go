@@ -96,7 +96,7 @@ func (r *run) prewarm(ctx context.Context, name string, n int) error {
 // how long it lasts to have them again after a crash.
 func (r *run) refill(ctx context.Context, p *lab.Pool, name string, n int, first bool) error {
 	began := time.Now()
-	if err := p.Warm(ctx, n); err != nil {
+	if err := r.warm(ctx, p, n); err != nil {
 		return err
 	}
 	wall := time.Since(began)
@@ -120,11 +120,12 @@ func (r *run) refill(ctx context.Context, p *lab.Pool, name string, n int, first
 			return err
 		}
 	}
+	r.Progress("%s: the daemon and its %d machines are killed", name, len(machines))
 	began = time.Now()
 	if err := p.Start(ctx); err != nil {
 		return err
 	}
-	if err := p.Warm(ctx, n); err != nil {
+	if err := r.warm(ctx, p, n); err != nil {
 		return err
 	}
 	wall = time.Since(began)
@@ -133,6 +134,29 @@ func (r *run) refill(ctx context.Context, p *lab.Pool, name string, n int, first
 	}
 	r.report.Refills = append(r.report.Refills, Refill{Tier: name, Machines: n, WallMS: milliseconds(wall), CPUMS: cpu, Rebuild: true})
 	return nil
+}
+
+// warm has n machines wait, and says how far that is.
+func (r *run) warm(ctx context.Context, p *lab.Pool, n int) error {
+	const step = 10
+	return p.WarmTelling(ctx, n, func(done, total int) {
+		if done > 0 && done%step == 0 {
+			r.Progress("  %d of %d wait", done, total)
+		}
+	})
+}
+
+// waiting measures many machines that wait, and the daemon beside them.
+func (r *run) waiting(ctx context.Context, n int) error {
+	return r.withPool(ctx, true, func(p *lab.Pool) error {
+		r.Progress("%d machines that wait", n)
+		if err := r.warm(ctx, p, n); err != nil {
+			return err
+		}
+		foot, _, err := r.footprint(ctx, p, TierDurablePrewarm)
+		r.report.Footprints = append(r.report.Footprints, foot)
+		return err
+	})
 }
 
 // footprint measures the machines that wait, and what processor time they have

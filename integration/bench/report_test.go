@@ -46,8 +46,9 @@ func TestMarkdownShowsWhatWasMeasured(t *testing.T) {
 		"| boot | 1 | c: agent answered | boot-full | 3 | 3200.0 | 3200.0 | 3400.0 | 3400.0 |\n",
 		"| boot | 50 | c: agent answered | prewarm | 1 | 320.0 | 320.0 | 320.0 | 320.0 |\n",
 		"| agent answered, p50 | prewarm | boot-full | 0.010 | ≤ 1/100 | reached |\n",
-		"| agent answered, p95 of 50 at once to p50 of one | prewarm | prewarm | 10.000 | ≤ 5 | missed |\n",
+		"| agent answered, p95 of 50 at once to p50 of one | prewarm | prewarm | 10.0 | ≤ 5 | missed |\n",
 		"| first byte, p50 | prewarm | runc | 0.500 | ≤ 1 | reached |\n",
+		"| guest's own pages, each | durable-prewarm | 10 machines | 3.0 | ≤ 4 MiB | reached |\n",
 		"| durable-prewarm | after everything was killed | 10 | 2.5 | 300 |\n",
 		"| durable-prewarm | 10 | 0.0 | 0.0 | 3.00 | 0.0 | 0.0 | 0.0 |\n",
 	} {
@@ -77,6 +78,29 @@ func TestHTMLIsComplete(t *testing.T) {
 	for _, foreign := range []string{"http:", "https:", "src=", "<link", "@import"} {
 		if bytes.Contains(got, []byte(foreign)) {
 			t.Errorf("the page has %q in it", foreign)
+		}
+	}
+}
+
+func TestBreakdownAddsUp(t *testing.T) {
+	r := newReport(time.Unix(0, 0))
+	runc := boots(TierRunc, 1, clockFirstByte, 80)[0]
+	runc.Clocks[clockCreated], runc.Clocks[clockStarted] = 60, 75
+	hot := boots(TierPrewarm, 1, clockFirstByte, 400)[0]
+	hot.Clocks[clockCreated], hot.Clocks[clockStarted] = 300, 360
+	// In the order of their ends, as they are noted.
+	hot.Steps = []Step{{"claim", 2, 5}, {"machine", 1, 40}, {"task", 50, 200}, {"create", 0, 270}, {"start", 285, 50}}
+	r.Samples = []Sample{runc, hot}
+	got := r.Markdown()
+	for _, row := range []string{
+		"| where the time goes, one at a time, p50 | runc | prewarm |\n",
+		"| containerd, and the shim's own start | 60.0 | 30.0 |\n",
+		"| create | | 270.0 |\n| &emsp;machine | | 40.0 |\n| &emsp;&emsp;claim | | 5.0 |\n| &emsp;task | | 200.0 |\n",
+		"| containerd, between Create and Start | 15.0 | 10.0 |\n| start | | 50.0 |\n",
+		"| from Start's end to the first byte | 5.0 | 40.0 |\n",
+	} {
+		if !strings.Contains(got, row) {
+			t.Errorf("no %q in\n%s", row, got)
 		}
 	}
 }

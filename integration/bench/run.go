@@ -27,6 +27,9 @@ type Options struct {
 	// that boot a machine for each are measured up to MaxBoots at once.
 	Concurrency []int
 	MaxBoots    int
+	// Waiting is how many restored machines are measured while they wait, beside
+	// those of each concurrency. 0 is none.
+	Waiting int
 	// MinimalGuest is the directory of a guest image with a minimal kernel, empty
 	// for none.
 	MinimalGuest string
@@ -73,6 +76,11 @@ func Run(ctx context.Context, l *lab.Lab, o Options) (*Report, error) {
 			if err := t.measure(ctx, t.name, n); err != nil {
 				return r.report, fmt.Errorf("%s, %d at once: %w", t.name, n, err)
 			}
+		}
+	}
+	if o.Waiting > 0 && o.wants(TierDurablePrewarm) {
+		if err := r.waiting(ctx, o.Waiting); err != nil {
+			return r.report, fmt.Errorf("%d machines that wait: %w", o.Waiting, err)
 		}
 	}
 	return r.report, r.distinct()

@@ -127,7 +127,12 @@ func (p *Pool) AddTemplate(ctx context.Context, flags ...string) error {
 
 // Warm has n machines of PoolTemplate wait.
 func (p *Pool) Warm(ctx context.Context, n int) error {
-	err := p.Client.Warm(ctx, PoolTemplate, n, func(int, int) {})
+	return p.WarmTelling(ctx, n, func(int, int) {})
+}
+
+// WarmTelling is Warm that tells how many wait of how many.
+func (p *Pool) WarmTelling(ctx context.Context, n int, tell func(done, total int)) error {
+	err := p.Client.Warm(ctx, PoolTemplate, n, tell)
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, p.Log())
 	}

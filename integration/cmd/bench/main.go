@@ -26,6 +26,7 @@ func main() {
 	flag.IntVar(&o.Samples, "samples", 10, "`number` of containers to start from each tier")
 	flag.IntVar(&o.Execs, "execs", 30, "`number` of commands to run with each runtime")
 	flag.IntVar(&o.MaxBoots, "max-boots", 10, "the most `machines` that are booted for containers that start at once")
+	flag.IntVar(&o.Waiting, "waiting", 100, "`number` of restored machines to measure while they wait")
 	flag.StringVar(&o.MinimalGuest, "minimal", "", "`directory` of a guest image with a minimal kernel")
 	concurrency := flag.String("concurrency", "1,10,50", "how many containers start at once, a `list`")
 	only := flag.String("tiers", "", "measure these alone, a `list`")
