@@ -4,6 +4,7 @@ package config
 
 import (
 	"bytes"
+	"encoding"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -240,6 +241,19 @@ func parse(name string, data []byte, c Config) (Config, error) {
 		return Config{}, fmt.Errorf("configuration %s: line %d: %w: %w", name, line, err, errdefs.ErrInvalidArgument)
 	case err != nil:
 		return Config{}, fmt.Errorf("configuration %s: %w: %w", name, err, errdefs.ErrInvalidArgument)
+	}
+	// The decoder takes any string for a type that is one, and does not ask it.
+	for _, m := range []struct {
+		table, text string
+		mode        encoding.TextUnmarshaler
+	}{
+		{"machine", string(c.Machine.Pause), &c.Machine.Pause},
+		{"pool", string(c.Pool.Mode), &c.Pool.Mode},
+		{"network", string(c.Network.Mode), &c.Network.Mode},
+	} {
+		if err := m.mode.UnmarshalText([]byte(m.text)); err != nil {
+			return Config{}, fmt.Errorf("configuration %s: %s: %w: %w", name, m.table, err, errdefs.ErrInvalidArgument)
+		}
 	}
 	if err := c.Machine.validate(); err != nil {
 		return Config{}, fmt.Errorf("configuration %s: machine.%w: %w", name, err, errdefs.ErrInvalidArgument)
