@@ -452,14 +452,16 @@ func (h *freebsd) destroy(ctx context.Context) error {
 		return err
 	}
 	bridge, err := h.iface(ctx, h.cfg.Bridge)
-	if err != nil || bridge == "" {
+	if err == nil && bridge != "" {
+		err = h.run(ctx, []string{ifconfig, h.cfg.Bridge, "destroy"})
+	}
+	if err != nil {
 		return err
 	}
-	if err := h.run(ctx, []string{ifconfig, h.cfg.Bridge, "destroy"}); err != nil {
-		return err
+	for _, name := range []string{portDir, "lock"} {
+		if err := os.Remove(filepath.Join(h.store.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
-	if err := os.Remove(filepath.Join(h.store.dir, portDir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return os.Remove(filepath.Join(h.store.dir, "lock"))
+	return nil
 }

@@ -285,7 +285,7 @@ func TestUnsafePfIsRefused(t *testing.T) {
 	for name, rules := range map[string]string{
 		"no line of ours":       "pass all\n",
 		"no rule at all":        "",
-		"all passes before":     strings.Replace(ruleset, "anchor \"cube\"\n", "pass quick all\nanchor \"cube\"\n", 1),
+		"all passes before":     strings.Replace(ruleset, "\nanchor", "\npass quick all\nanchor", 1),
 		"guests are skipped":    "set skip on " + pf.Group + "\n" + ruleset,
 		"the bridge is skipped": "set skip on " + r.net.cfg.Bridge + "\n" + ruleset,
 	} {
