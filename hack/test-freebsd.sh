@@ -6,7 +6,8 @@
 #   HOST=[USER@]HOST[:PORT] hack/test-freebsd.sh [build] [push] [unit] [integration]
 #
 # Without arguments, all of these in turn. More from the environment:
-#   SSH              how to call ssh, by default "ssh"
+#   SSH              how to call ssh, by default "ssh"; "serialsh -console PATH" for a
+#                    host behind a serial console (integration/cmd/serialsh)
 #   FREEBSD_SYSROOT  headers and libraries of FreeBSD 15; by default they are
 #                    taken from the host once, into .cache/freebsd/sysroot
 #   REMOTE_DIR       where to work on the host, by default /var/tmp/csb-test
