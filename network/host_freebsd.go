@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net"
+	"net/netip"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,4 +45,28 @@ func run(ctx context.Context, stdin string, argv ...string) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, bytes.TrimSpace(stderr.Bytes()))
 	}
 	return out, nil
+}
+
+// egressBut names the interfaces by which guests can leave the host: all that
+// have an IPv4 address, but for the loopback and the bridge itself.
+func egressBut(bridge string) ([]string, error) {
+	all, err := net.Interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("interfaces of the host: %w", err)
+	}
+	var names []string
+	for _, i := range all {
+		if i.Flags&net.FlagLoopback != 0 || i.Name == bridge {
+			continue
+		}
+		// One that has gone meanwhile has none.
+		addrs, _ := i.Addrs()
+		if slices.ContainsFunc(addrs, func(a net.Addr) bool {
+			p, err := netip.ParsePrefix(a.String())
+			return err == nil && p.Addr().Is4()
+		}) {
+			names = append(names, i.Name)
+		}
+	}
+	return names, nil
 }

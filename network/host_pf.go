@@ -163,30 +163,6 @@ func (h *freebsd) dispatch(ctx context.Context, without string) error {
 	})
 }
 
-// egressBut names the interfaces by which guests can leave the host: all that
-// have an IPv4 address, but for the loopback and the bridge itself.
-func egressBut(bridge string) ([]string, error) {
-	all, err := net.Interfaces()
-	if err != nil {
-		return nil, fmt.Errorf("interfaces of the host: %w", err)
-	}
-	var names []string
-	for _, i := range all {
-		if i.Flags&net.FlagLoopback != 0 || i.Name == bridge {
-			continue
-		}
-		// One that has gone meanwhile has none.
-		addrs, _ := i.Addrs()
-		if slices.ContainsFunc(addrs, func(a net.Addr) bool {
-			p, err := netip.ParsePrefix(a.String())
-			return err == nil && p.Addr().Is4()
-		}) {
-			names = append(names, i.Name)
-		}
-	}
-	return names, nil
-}
-
 func (h *freebsd) attach(ctx context.Context, r *record, p *policy.Compiled) error {
 	if r.NetNS != "" {
 		return fmt.Errorf("network namespace %s: there are none: %w", r.NetNS, errdefs.ErrNotImplemented)

@@ -177,22 +177,24 @@ func (r *run) feed(ctx context.Context) (bool, error) {
 // put brings the next piece across, and says whether it did: not while the
 // command has not read the one before.
 func (r *run) put(ctx context.Context) (bool, error) {
-	n := min(r.piece, len(r.pending))
-	lines, err := pack(r.pending[:n])
-	if err != nil {
-		return false, err
-	}
+	var failure error
 	for range attempts {
-		var f frame
-		if f, err = r.ask(ctx, "put", r.next); err != nil {
+		n := min(r.piece, len(r.pending))
+		lines, err := pack(r.pending[:n])
+		if err != nil {
+			return false, err
+		}
+		f, err := r.ask(ctx, "put", r.next)
+		if err != nil {
 			return false, err
 		}
 		if f.word == "ready" {
-			if err = r.write(string(lines)); err != nil {
+			if err := r.write(string(lines)); err != nil {
 				return false, err
 			}
 			if f, err = r.await(ctx, fmt.Sprint(r.seq)); again(err) {
 				// Whether it was taken is not known: the same piece again.
+				failure = err
 				if err := r.write("\n.\n"); err != nil {
 					return false, err
 				}
@@ -211,14 +213,10 @@ func (r *run) put(ctx context.Context) (bool, error) {
 			return false, nil
 		}
 		// It was too much at a time, if it was not bad luck.
-		err = fmt.Errorf("a piece of %d bytes: %w", n, errDamaged)
+		failure = fmt.Errorf("a piece of %d bytes: %w", n, errDamaged)
 		r.piece = max(n/2, leastPiece)
-		n = min(r.piece, n)
-		if lines, err = pack(r.pending[:n]); err != nil {
-			return false, err
-		}
 	}
-	return false, err
+	return false, failure
 }
 
 // get fetches what there is of output. got says that there was some, ended that
