@@ -9,16 +9,34 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/netns"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network"
 )
+
+// programEnv makes the test's program bhyve-net.
+const programEnv = "BHYVE_NET_TEST_PROGRAM"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(programEnv) == "" {
+		os.Exit(m.Run())
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
+	defer stop()
+	if err := New().Run(ctx, os.Args); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
 
 func TestCommands(t *testing.T) {
 	if os.Getuid() != 0 {
@@ -94,12 +112,16 @@ func served(t *testing.T, ns *os.File, file, socket string) {
 	t.Helper()
 	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 	defer stop()
+	// A process of its own: all of its threads have to be in the namespace.
+	serve := exec.CommandContext(ctx, os.Args[0], "--config", file, "serve", "--metrics", "unix:"+socket)
+	serve.Env = append(os.Environ(), programEnv+"=1")
+	serve.Stderr = os.Stderr
+	serve.Cancel = func() error { return serve.Process.Signal(unix.SIGTERM) }
+	if err := netns.Do(ns, serve.Start); err != nil {
+		t.Fatal(err)
+	}
 	done := make(chan error, 1)
-	go func() {
-		done <- netns.Do(ns, func() error {
-			return New().Run(ctx, []string{"bhyve-net", "--config", file, "serve", "--metrics", "unix:" + socket})
-		})
-	}()
+	go func() { done <- serve.Wait() }()
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
 	}}
@@ -124,7 +146,9 @@ func served(t *testing.T, ns *os.File, file, socket string) {
 		}
 	}
 	stop()
-	if err := <-done; err != nil {
-		t.Errorf("serve: %v", err)
+	// Wait tells of the end of ctx, whatever the exit status.
+	<-done
+	if code := serve.ProcessState.ExitCode(); code != 0 {
+		t.Errorf("serve: exit status %d", code)
 	}
 }
