@@ -37,6 +37,7 @@ unit() {
 	export BHYVE_GUEST_DIR="$PWD/.cache/guest"
 	failed=
 	for test in $(find unit -name '*.test' | sort); do
+		echo "$test"
 		(cd "$(dirname "$test")" && "./$(basename "$test")" -test.timeout=30m) || failed="$failed $test"
 	done
 	[ -z "$failed" ] || { echo "failed:$failed" >&2 && return 1; }
