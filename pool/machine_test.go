@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -25,6 +26,9 @@ const guestEnv = "BHYVE_GUEST_DIR"
 // realEnv has a test's daemon make real machines.
 const realEnv = "POOLTEST_REAL"
 
+// bootPatience is longer than boots in software within software, on a busy machine.
+const bootPatience = 8 * time.Minute
+
 // TestMachines is the life of a pool of real machines: saved, restored, parked,
 // taken up after a crash, claimed, and refused when the checkpoint is bad.
 func TestMachines(t *testing.T) {
@@ -33,6 +37,7 @@ func TestMachines(t *testing.T) {
 		t.Skip(guestEnv + " is not set")
 	}
 	r := newRig(t)
+	r.patience = bootPatience
 	d := r.startDaemon(realEnv + "=1")
 	c := r.serves(d)
 	tmpl := r.add(c, &poolv1.Template{

@@ -44,11 +44,12 @@ func TestMain(m *testing.M) {
 // rig is the directories of one pool, and who claims from it.
 type rig struct {
 	*testing.T
-	dir     string
-	backend fakevm.Backend
-	memory  func() (Memory, error)
-	claimIn time.Duration
-	reserve uint64
+	dir      string
+	patience time.Duration
+	backend  fakevm.Backend
+	memory   func() (Memory, error)
+	claimIn  time.Duration
+	reserve  uint64
 }
 
 func newRig(t *testing.T) *rig {
@@ -58,7 +59,7 @@ func newRig(t *testing.T) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{T: t, dir: dir, backend: fakevm.Backend{Owner: dir}, memory: plenty}
+	r := &rig{T: t, dir: dir, patience: patience, backend: fakevm.Backend{Owner: dir}, memory: plenty}
 	if err := os.MkdirAll(r.guestDir(), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +137,7 @@ func (r *rig) open(ctx context.Context) *Pool {
 
 func (r *rig) context() context.Context {
 	r.Helper()
-	ctx, cancel := context.WithTimeout(r.Context(), patience)
+	ctx, cancel := context.WithTimeout(r.Context(), r.patience)
 	r.Cleanup(cancel)
 	return ctx
 }
@@ -227,7 +228,7 @@ func (r *rig) eventually(condition func() error) {
 	r.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.NewTimer(patience)
+	deadline := time.NewTimer(r.patience)
 	defer deadline.Stop()
 	for {
 		err := condition()
