@@ -155,21 +155,24 @@ func TestASilentLoggerIsReady(t *testing.T) {
 }
 
 func TestLoggersThatDoNotEnd(t *testing.T) {
-	for name, tc := range map[string]struct{ script, want string }{
-		"asked":  {isReady + "trap 'exit 7' TERM; while :; do sleep 0.01; done", "exit status 7"},
-		"killed": {"trap '' TERM; " + isReady + "while :; do sleep 0.01; done", "signal: killed"},
+	for name, tc := range map[string]struct {
+		script, want string
+		term         time.Duration
+	}{
+		"asked":  {"trap 'exit 7' TERM; " + isReady + "while :; do sleep 0.01; done", "exit status 7", patience},
+		"killed": {"trap '' TERM; " + isReady + "while :; do sleep 0.01; done", "signal: killed", short.term},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBed(t)
 			p, err := parsePlace(shell("binary-v2", tc.script))
 			must(t, err)
-			l, err := startLogger(t.Context(), p, b.streams(), short)
+			l, err := startLogger(t.Context(), p, b.streams(), bounds{ready: patience, eof: short.eof, term: tc.term})
 			must(t, err)
 			closeAll([]*os.File{l.stdout, l.stderr})
 			l.end()
 			select {
 			case <-l.ended:
-			case <-time.After(patience):
+			case <-time.After(2 * patience):
 				t.Fatal("the logger lives on")
 			}
 			if l.err == nil || l.err.Error() != tc.want {
