@@ -47,9 +47,9 @@ const (
 	bundleInUse                    // a task runs from it
 )
 
-func newBundles(shares *streams, provide func(config []byte) error) *bundles {
+func newBundles(shares *streams, mounts *mountTable, provide func(config []byte) error) *bundles {
 	return &bundles{
-		mounter: mounter{shares: shares, mount: mountShare},
+		mounter: mounter{shares: shares, mount: mounts.mount},
 		provide: provide,
 		dir:     agentproto.BundleDir,
 		byID:    map[string]*bundle{},

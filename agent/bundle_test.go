@@ -31,7 +31,7 @@ type fakeMounts struct {
 }
 
 func newFakeMounts(t *testing.T) *fakeMounts {
-	f := &fakeMounts{bundles: newBundles(newStreams(), func([]byte) error { return nil })}
+	f := &fakeMounts{bundles: newBundles(newStreams(), newMountTable(nil), func([]byte) error { return nil })}
 	root := t.TempDir()
 	f.bundles.dir = func(id string) string { return filepath.Join(root, id) }
 	f.bundles.mount = func(_ context.Context, conn stream, target string, s *agentv1.Share) (unmounter, error) {

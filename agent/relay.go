@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/fifo"
@@ -47,6 +48,7 @@ type processIO struct {
 	closed    chan struct{}
 	mu        sync.Mutex
 	closers   []io.Closer
+	pumps     map[string]pump // by the id of the stream
 }
 
 // stdioURIs are the stdio fields of a request to the task service: stream URIs,
@@ -59,7 +61,7 @@ type stdioURIs struct {
 // root. Data flows once the task service opens the FIFOs. The caller ends it
 // with finish or abort.
 func openProcessIO(root string, s *streams, uris stdioURIs) (_ *processIO, retErr error) {
-	p := &processIO{opened: make(chan struct{}), closed: make(chan struct{})}
+	p := &processIO{opened: make(chan struct{}), closed: make(chan struct{}), pumps: map[string]pump{}}
 	if uris == (stdioURIs{}) {
 		return p, nil
 	}
@@ -78,12 +80,14 @@ func openProcessIO(root string, s *streams, uris stdioURIs) (_ *processIO, retEr
 	}()
 
 	if uris.stdin != "" {
-		conn, f, err := p.open(s, "stdin", uris.stdin, unix.O_WRONLY)
+		id, conn, f, err := p.open(s, "stdin", uris.stdin, unix.O_WRONLY)
 		if err != nil {
 			return nil, err
 		}
 		p.stdin = filepath.Join(dir, "stdin")
-		p.relays.Go(func() { p.relayInput(f, conn) })
+		in := newInlet(conn)
+		p.keep(id, f, in)
+		p.relays.Go(func() { p.relayInput(f, in) })
 	}
 	for _, out := range []struct {
 		name, uri string
@@ -95,43 +99,50 @@ func openProcessIO(root string, s *streams, uris stdioURIs) (_ *processIO, retEr
 			*out.path = os.DevNull
 			continue
 		}
-		conn, f, err := p.open(s, out.name, out.uri, unix.O_RDONLY)
+		id, conn, f, err := p.open(s, out.name, out.uri, unix.O_RDONLY)
 		if err != nil {
 			return nil, err
 		}
 		*out.path = filepath.Join(dir, out.name)
+		o := newOutlet(conn)
+		p.keep(id, f, o)
 		p.outputs.Add(1)
 		p.relays.Go(func() {
 			defer p.outputs.Done()
-			relayOutput(conn, f)
+			if err := o.run(f); err != nil {
+				log.L.WithError(err).Warn("end of output could not be sent")
+			}
 		})
 	}
 	return p, nil
 }
 
-// open claims the stream that uri names and makes the FIFO for it. Both are
-// closed with p.
-func (p *processIO) open(s *streams, name, uri string, flag int) (stream, io.ReadWriteCloser, error) {
-	id, err := agentproto.ParseStreamURI(uri)
+// open claims the stream that uri names and makes the FIFO for it.
+func (p *processIO) open(s *streams, name, uri string, flag int) (id string, _ stream, _ *closeOnceFifo, err error) {
+	id, err = agentproto.ParseStreamURI(uri)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w: %w", name, err, errdefs.ErrInvalidArgument)
+		return "", nil, nil, fmt.Errorf("%s: %w: %w", name, err, errdefs.ErrInvalidArgument)
 	}
 	conn, err := s.claim(id)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", name, err)
+		return "", nil, nil, fmt.Errorf("%s: %w", name, err)
 	}
 	// O_NONBLOCK makes the library open in the background, O_CREAT that it makes
 	// the FIFO.
 	f, err := fifo.OpenFifo(context.Background(), filepath.Join(p.dir, name), flag|unix.O_CREAT|unix.O_NONBLOCK, 0o600)
 	if err != nil {
 		conn.Close()
-		return nil, nil, fmt.Errorf("%s: %w", name, err)
+		return "", nil, nil, fmt.Errorf("%s: %w", name, err)
 	}
-	f = &closeOnceFifo{ReadWriteCloser: f}
+	return id, conn, &closeOnceFifo{ReadWriteCloser: f}, nil
+}
+
+// keep has both ends of a stream closed with p.
+func (p *processIO) keep(id string, f io.Closer, w pump) {
 	p.mu.Lock()
-	p.closers = append(p.closers, f, conn)
-	p.mu.Unlock()
-	return conn, f, nil
+	defer p.mu.Unlock()
+	p.closers = append(p.closers, f, w)
+	p.pumps[id] = w
 }
 
 // closeOnceFifo is a FIFO that both its relay and processIO may close: the
@@ -142,17 +153,24 @@ type closeOnceFifo struct {
 	err  error
 }
 
+// SyscallConn implements syscall.Conn.
+func (f *closeOnceFifo) SyscallConn() (syscall.RawConn, error) {
+	sc, ok := f.ReadWriteCloser.(syscall.Conn)
+	if !ok {
+		return nil, fmt.Errorf("%T has no file descriptor", f.ReadWriteCloser)
+	}
+	return sc.SyscallConn()
+}
+
 func (f *closeOnceFifo) Close() error {
 	f.once.Do(func() { f.err = f.ReadWriteCloser.Close() })
 	return f.err
 }
 
-// relayInput copies conn to f until the host shuts down its side, or the
+// relayInput copies in to f until the host shuts down its side, or the
 // process's side is gone.
-func (p *processIO) relayInput(f io.WriteCloser, conn stream) {
-	defer conn.Close()
-	_, err := io.Copy(f, conn)
-	if errors.Is(err, unix.EPIPE) {
+func (p *processIO) relayInput(f io.WriteCloser, in *inlet) {
+	if err := in.run(f, p.closed); errors.Is(err, unix.EPIPE) {
 		f.Close()
 		return
 	}
@@ -167,22 +185,6 @@ func (p *processIO) relayInput(f io.WriteCloser, conn stream) {
 	case <-p.opened:
 		p.closeStdin()
 	case <-p.closed:
-	}
-}
-
-// relayOutput copies f to conn until every writer of f is gone, and marks the
-// end.
-func relayOutput(conn stream, f io.ReadCloser) {
-	defer conn.Close()
-	defer f.Close()
-	if _, err := io.Copy(conn, f); err != nil {
-		// There is no one to read any more, which must not block the process
-		// that still writes.
-		io.Copy(io.Discard, f)
-		return
-	}
-	if err := conn.CloseWrite(); err != nil {
-		log.L.WithError(err).Warn("end of output could not be sent")
 	}
 }
 

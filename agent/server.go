@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 	"runtime/debug"
 
 	"github.com/containerd/containerd/api/runtime/task/v3"
@@ -48,7 +49,8 @@ func newServer(ctx context.Context) (*server, error) {
 		endTasks: endTasks,
 	}
 	pod := newPod()
-	bundles := newBundles(s.ninep, func(config []byte) error {
+	mounts := newMountTable(s.ninep)
+	bundles := newBundles(s.ninep, mounts, func(config []byte) error {
 		if err := thaw.admit(); err != nil {
 			return err
 		}
@@ -65,8 +67,9 @@ func newServer(ctx context.Context) (*server, error) {
 	agentv1.RegisterBundleService(control, bundles)
 	agentv1.RegisterSharesService(control, bundles)
 	agentv1.RegisterPodService(control, pod)
-	agentv1.RegisterVolumesService(control, newVolumes(s.ninep))
+	agentv1.RegisterVolumesService(control, newVolumes(s.ninep, mounts))
 	agentv1.RegisterEventsService(control, s.events)
+	agentv1.RegisterCheckpointsService(control, &checkpoints{mounts: mounts, tasks: s.tasks, freezer: filepath.Join(cgroupRoot, agentproto.SandboxCgroup)})
 	agentv1.RegisterRehearsalService(control, &rehearsal{})
 	return s, nil
 }

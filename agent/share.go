@@ -42,7 +42,7 @@ type unmounter interface {
 // mounter mounts shares for the services whose requests name them.
 type mounter struct {
 	shares *streams
-	// mount takes conn over. It is mountShare but in tests.
+	// mount takes conn over. It is a mountTable's but in tests.
 	mount func(ctx context.Context, conn stream, target string, s *agentv1.Share) (unmounter, error)
 }
 
@@ -68,12 +68,22 @@ func (m mounter) mountAt(ctx context.Context, target string, s *agentv1.Share) (
 // share is a mounted 9p tree.
 type share struct {
 	target string
-	socket *socket
+	socket connection
+	// gone is called when it has been unmounted.
+	gone func()
+}
+
+// connection is what a share's 9p goes over.
+type connection interface {
+	// cut ends it: what the kernel waits for then fails, whereas nothing
+	// interrupts a mount or an unmount.
+	cut()
+	// close is for after the unmount.
+	close()
 }
 
 // socket is a second descriptor of a connection on which the kernel speaks 9p
-// by itself. It serves to cut the connection by: what the kernel waits for then
-// fails, whereas nothing interrupts a mount or an unmount.
+// by itself.
 type socket struct {
 	mu sync.Mutex
 	fd int // -1 when closed
@@ -97,14 +107,71 @@ func (s *socket) close() {
 	}
 }
 
-// mountShare mounts the tree that the host serves on conn, which it takes over
-// in any case.
-func mountShare(ctx context.Context, conn stream, target string, s *agentv1.Share) (unmounter, error) {
-	fd, err := detach(conn)
+// mountTable mounts shares and knows those that are. It is safe for concurrent use.
+type mountTable struct {
+	// streams are the connections that trees are served on.
+	streams *streams
+
+	mu sync.Mutex
+	// relayed is set once all mounts are to be made through a relay.
+	relayed bool
+	mounts  map[*share]mounted
+}
+
+// mounted is what is known of a share that is mounted.
+type mounted struct {
+	stream string
+	relay  *nineRelay // nil if the kernel has the connection to itself
+}
+
+func newMountTable(shares *streams) *mountTable {
+	return &mountTable{streams: shares, mounts: map[*share]mounted{}}
+}
+
+// mount mounts the tree that the host serves on conn, which it takes over in any
+// case.
+func (m *mountTable) mount(ctx context.Context, conn stream, target string, s *agentv1.Share) (unmounter, error) {
+	m.mu.Lock()
+	relayed := m.relayed
+	m.mu.Unlock()
+	is := mounted{stream: s.Stream}
+	var sock connection
+	var fd int
+	var err error
+	if relayed {
+		is.relay, fd, err = newNineRelay(conn)
+		if err != nil {
+			conn.Close()
+		}
+		sock = is.relay
+	} else {
+		fd, err = detach(conn)
+		sock = &socket{fd: fd}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("9p connection: %w", err)
 	}
-	sock := &socket{fd: fd}
+	sh, err := mountShare(ctx, fd, sock, target, s)
+	if relayed {
+		// The kernel has its own by now.
+		unix.Close(fd)
+	}
+	if err != nil {
+		return nil, err
+	}
+	sh.gone = func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.mounts, sh)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.mounts[sh] = is
+	return sh, nil
+}
+
+// mountShare mounts the tree that is served on fd, which sock is about.
+func mountShare(ctx context.Context, fd int, sock connection, target string, s *agentv1.Share) (*share, error) {
 	flags, data := shareOptions(fd, s)
 
 	ctx, cancel := context.WithTimeout(ctx, mountTimeout)
@@ -112,7 +179,7 @@ func mountShare(ctx context.Context, conn stream, target string, s *agentv1.Shar
 	stop := context.AfterFunc(ctx, sock.cut)
 	// The stream's id is the source because sources must differ: the kernel's
 	// file cache goes by them.
-	err = unix.Mount(s.Stream, target, "9p", flags, data)
+	err := unix.Mount(s.Stream, target, "9p", flags, data)
 	if !stop() {
 		err = errors.Join(context.Cause(ctx), err)
 	}
@@ -192,6 +259,7 @@ func (s *share) Unmount(ctx context.Context) error {
 		return fmt.Errorf("unmount %s: %w", s.target, err)
 	}
 	s.socket.close()
+	s.gone()
 	return nil
 }
 

@@ -32,9 +32,9 @@ type volumes struct {
 // unmounted.
 type volume struct{ mounted unmounter }
 
-func newVolumes(shares *streams) *volumes {
+func newVolumes(shares *streams, mounts *mountTable) *volumes {
 	return &volumes{
-		mounter: mounter{shares: shares, mount: mountShare},
+		mounter: mounter{shares: shares, mount: mounts.mount},
 		dir:     agentproto.VolumeDir,
 		byName:  map[string]*volume{},
 	}

@@ -22,7 +22,7 @@ func (m *stubMount) Unmount(context.Context) error { return m.err }
 func (m *stubMount) WriteBack() error              { return m.err }
 
 func newTestVolumes(t *testing.T) (*volumes, *stubMount) {
-	s, m := newVolumes(newStreams()), &stubMount{}
+	s, m := newVolumes(newStreams(), newMountTable(nil)), &stubMount{}
 	root := t.TempDir()
 	s.dir = func(name string) string { return filepath.Join(root, name) }
 	s.mount = func(_ context.Context, conn stream, target string, share *agentv1.Share) (unmounter, error) {

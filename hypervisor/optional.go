@@ -92,6 +92,16 @@ type Checkpointer interface {
 	Checkpoint(ctx context.Context) error
 }
 
+// Snapshotter is a Machine that can be saved whenever it runs, and runs on.
+type Snapshotter interface {
+	// Snapshot saves memory and devices to dir, an existing directory of the
+	// caller's that is empty, while the machine stands still, and lets it run
+	// again. What is there in the end is all that Restorer.Restore needs. All data
+	// is on disk when it returns. On error the machine runs on or has ended, and
+	// dir holds nothing that Restore would take.
+	Snapshot(ctx context.Context, dir string) error
+}
+
 // Restorer is a Backend that can make machines out of a checkpoint.
 type Restorer interface {
 	// Restore is Launch from the checkpoint in dir instead of a kernel. cfg has

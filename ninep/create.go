@@ -86,7 +86,7 @@ func (s *session) createFile(f *fid, dirFD int, name string, flags, mode, gid ui
 		undoCreate(dirFD, name, false, err)
 		return nil, qid{}, err
 	}
-	return &openFile{fd: fd, node: n, owned: true, writable: writable}, q, nil
+	return &openFile{fd: fd, node: n, owned: true, writable: writable, flags: flags}, q, nil
 }
 
 // undoCreate removes a new entry that could not be given its owner or mode,

@@ -48,6 +48,12 @@ func (q *inFlight) acquire(ctx context.Context) error {
 
 func (q *inFlight) releaseSlot() { <-q.slots }
 
+func (q *inFlight) count() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.tags)
+}
+
 func (q *inFlight) find(tag uint16) *request {
 	q.mu.Lock()
 	defer q.mu.Unlock()

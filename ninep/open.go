@@ -27,6 +27,7 @@ type openFile struct {
 	node     *node
 	owned    bool // node is held by this openFile, not only by the fid
 	writable bool
+	flags    uint32     // it was opened with, as the protocol has them
 	dir      *dirStream // for directories
 }
 
@@ -94,7 +95,7 @@ func (s *session) open(n *node, flags uint32) (*openFile, error) {
 	if changes && s.tree.opts.ReadOnly {
 		return nil, linuxEROFS
 	}
-	file := &openFile{fd: -1, node: n, writable: writable}
+	file := &openFile{fd: -1, node: n, writable: writable, flags: flags}
 	if n.typ == typeDir {
 		file.dir = &dirStream{}
 	}

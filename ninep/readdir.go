@@ -105,7 +105,7 @@ func (s *session) readHostDir(file *openFile, offset int64, r *reply, limit int)
 }
 
 func (s *session) putEntry(r *reply, dir *node, e dirEntry) {
-	q := qid{path: e.ino}
+	q := qid{path: s.tree.qidPath(s.tree.dev, e.ino)}
 	switch e.typ {
 	case dirTypeDir:
 		q.typ = qidDir
@@ -116,7 +116,7 @@ func (s *session) putEntry(r *reply, dir *node, e dirEntry) {
 	// business.
 	if dir.pins == nil && string(e.name) == ".." {
 		if a, err := s.stat(dir); err == nil {
-			q.path = a.ino
+			q.path = s.tree.qidPath(a.dev, a.ino)
 		}
 	}
 	r.qid(q)

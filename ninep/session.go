@@ -28,8 +28,9 @@ const (
 // replies.
 type session struct {
 	tree *Tree
+	// conn and fail are set before run. fail ends the session with an error; the
+	// first one counts.
 	conn net.Conn
-	// fail ends the session with an error; the first one counts.
 	fail context.CancelCauseFunc
 
 	// msize is 0 until the client has said Tversion. It only changes while
@@ -45,11 +46,9 @@ type session struct {
 	handlers sync.WaitGroup
 }
 
-func newSession(t *Tree, conn net.Conn, fail context.CancelCauseFunc) *session {
+func newSession(t *Tree) *session {
 	return &session{
 		tree:  t,
-		conn:  conn,
-		fail:  fail,
 		fids:  fidTable{fids: make(map[uint32]*fid), max: t.opts.MaxFids},
 		locks: lockTable{lockers: make(map[lockKey]*locker)},
 		pins: pinTable{

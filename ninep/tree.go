@@ -56,9 +56,14 @@ type Tree struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
+	qids qids
+
 	mu       sync.Mutex
 	closed   bool
 	sessions sync.WaitGroup
+	active   map[*session]struct{}
+	// loaded is what the next session starts as, nil for a new one.
+	loaded *session
 }
 
 // Dir serves the directory at path and what is below it, other file systems
@@ -129,7 +134,7 @@ func newTree(root *node, a attr, opts Options) *Tree {
 	if opts.MaxPinned <= 0 {
 		opts.MaxPinned = min(defaultMaxPinned, descriptorLimit()/4)
 	}
-	t := &Tree{opts: opts, root: root, dev: a.dev}
+	t := &Tree{opts: opts, root: root, dev: a.dev, active: map[*session]struct{}{}}
 	if root.fd >= 0 {
 		t.birthIsStable = hostBirthIsStable(root.fd)
 	}
@@ -158,7 +163,29 @@ func (t *Tree) Serve(ctx context.Context, conn net.Conn) error {
 	defer cancel(nil)
 	stop := context.AfterFunc(t.ctx, func() { cancel(errTreeClosed) })
 	defer stop()
-	return newSession(t, conn, cancel).run(ctx)
+	s := t.begin()
+	defer t.end(s)
+	s.conn, s.fail = conn, cancel
+	return s.run(ctx)
+}
+
+// begin is a new session, or the one that was loaded.
+func (t *Tree) begin() *session {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.loaded
+	t.loaded = nil
+	if s == nil {
+		s = newSession(t)
+	}
+	t.active[s] = struct{}{}
+	return s
+}
+
+func (t *Tree) end(s *session) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.active, s)
 }
 
 var errTreeClosed = fmt.Errorf("9p tree closed: %w", errdefs.ErrUnavailable)
@@ -169,7 +196,12 @@ func (t *Tree) Close() error {
 	t.mu.Lock()
 	again := t.closed
 	t.closed = true
+	loaded := t.loaded
+	t.loaded = nil
 	t.mu.Unlock()
+	if loaded != nil {
+		loaded.dropFids()
+	}
 	t.cancel(errTreeClosed)
 	t.sessions.Wait()
 	if again {
@@ -200,11 +232,20 @@ func (t *Tree) qidOf(a attr) qid {
 		birth := uint64(a.btime.sec)*1e9 + uint64(a.btime.nsec)
 		q.version = uint32(birth) ^ uint32(birth>>32)
 	}
+	if known, ok := t.qids.known[fileNumber{a.dev, a.ino}]; ok {
+		q.version, q.path = known.version, known.path
+	}
 	return q
 }
 
 func (t *Tree) qidPath(dev, ino uint64) uint64 {
-	if dev == t.dev {
+	if known, ok := t.qids.known[fileNumber{dev, ino}]; ok {
+		return known.path
+	}
+	switch {
+	case t.qids.salt != 0:
+		return mix(ino ^ mix(dev^t.qids.salt))
+	case dev == t.dev:
 		return ino
 	}
 	return mix(ino ^ mix(dev))

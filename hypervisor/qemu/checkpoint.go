@@ -26,6 +26,8 @@ const (
 
 	// stateFile is what QEMU calls the state's file while it has it.
 	stateFile = "state"
+	// maxBandwidth is in bytes a second: QEMU's default is for networks.
+	maxBandwidth = 1 << 40
 	// migrationPoll is how often it is looked whether QEMU is done.
 	migrationPoll = 2 * time.Millisecond
 )
@@ -84,11 +86,12 @@ func (m *machine) checkpoint(ctx context.Context) error {
 	if err := m.Wake(); err != nil {
 		return err
 	}
-	if err := m.save(ctx); err != nil {
-		return errors.Join(err, m.goOn(ctx))
+	dir := m.cfg.CheckpointDir
+	if err := m.save(ctx, dir, withoutMemory); err != nil {
+		return errors.Join(err, m.goOn(ctx), remove(statePath(dir)))
 	}
 	if err := m.execute(ctx, "quit", nil, nil); err != nil && !errors.Is(err, errMonitorClosed) {
-		return errors.Join(err, m.goOn(ctx))
+		return errors.Join(err, m.goOn(ctx), remove(statePath(dir)))
 	}
 	select {
 	case <-m.Done():
@@ -102,9 +105,21 @@ func (m *machine) checkpoint(ctx context.Context) error {
 	return checkpoint.Write(m.cfg.CheckpointDir, is, memoryName, stateName)
 }
 
-// save stops the virtual CPUs and writes the devices' state.
-func (m *machine) save(ctx context.Context) error {
-	state, err := os.OpenFile(filepath.Join(m.cfg.CheckpointDir, stateName), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+// statePath is the state's file of a checkpoint in dir.
+func statePath(dir string) string { return filepath.Join(dir, stateName) }
+
+// content is what is in a state's file.
+type content bool
+
+const (
+	// withoutMemory: the memory has a file of its own.
+	withoutMemory content = true
+	wholeMemory   content = false
+)
+
+// save stops the virtual CPUs and writes the devices' state to a file in dir.
+func (m *machine) save(ctx context.Context, dir string, what content) error {
+	state, err := os.OpenFile(statePath(dir), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
@@ -112,13 +127,13 @@ func (m *machine) save(ctx context.Context) error {
 	if err := m.execute(ctx, "stop", nil, nil); err != nil {
 		return err
 	}
-	if err := m.migrate(ctx, state, "migrate"); err != nil {
+	if err := m.migrate(ctx, state, what, "migrate"); err != nil {
 		return err
 	}
 	return m.migrated(ctx)
 }
 
-// goOn lets the machine run again after save has failed.
+// goOn lets the machine run again after save.
 func (m *machine) goOn(ctx context.Context) error {
 	// Also when ctx is what ended the checkpoint.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
@@ -129,20 +144,20 @@ func (m *machine) goOn(ctx context.Context) error {
 	if err := m.execute(ctx, "migrate_cancel", nil, nil); err != nil {
 		log.G(ctx).WithError(err).WithField("machine", m.ID()).Debug("checkpoint that failed could not be cancelled")
 	}
-	err := m.execute(ctx, "cont", nil, nil)
-	return errors.Join(err, remove(filepath.Join(m.cfg.CheckpointDir, stateName)))
+	return m.execute(ctx, "cont", nil, nil)
 }
 
 // migrate has QEMU migrate to or from a file, by the command of that name, and
 // does not wait for the end. QEMU 7.2 does not open one itself, and may not
 // start a program that would.
-func (m *machine) migrate(ctx context.Context, state *os.File, command string) error {
-	capability := map[string]any{"capability": "x-ignore-shared", "state": true}
+func (m *machine) migrate(ctx context.Context, state *os.File, what content, command string) error {
+	capability := map[string]any{"capability": "x-ignore-shared", "state": bool(what)}
 	if err := m.execute(ctx, "migrate-set-capabilities", map[string]any{"capabilities": []any{capability}}, nil); err != nil {
 		return err
 	}
-	// No word to the network from the address that all clones still have.
-	if err := m.execute(ctx, "migrate-set-parameters", map[string]any{"announce-rounds": 0}, nil); err != nil {
+	// No word to the network from the address that all clones still have; and as
+	// fast as the disk can.
+	if err := m.execute(ctx, "migrate-set-parameters", map[string]any{"announce-rounds": 0, "max-bandwidth": maxBandwidth}, nil); err != nil {
 		return err
 	}
 	if err := m.monitor.executeWith(ctx, state, "getfd", map[string]string{"fdname": stateFile}, nil); err != nil {

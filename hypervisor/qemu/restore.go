@@ -8,11 +8,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor/internal/checkpoint"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -38,14 +38,22 @@ func (m *machine) restore(ctx context.Context, caps hypervisor.Capabilities, s s
 	if err := manifest.Machine.Agree(is); err != nil {
 		return err
 	}
-	state, err := os.Open(filepath.Join(dir, stateName))
+	state, err := os.Open(statePath(dir))
 	if err != nil {
 		return err
 	}
 	defer state.Close()
 
-	s.restored, s.memory = true, memoryDir(dir).path()
-	if m.cfg.CheckpointDir != "" {
+	s.restored = true
+	what := wholeMemory
+	if manifest.Has(memoryName) {
+		s.memory, what = memoryDir(dir).path(), withoutMemory
+	}
+	switch {
+	case m.cfg.CheckpointDir == "":
+	case what == wholeMemory:
+		return fmt.Errorf("%s has no memory of its own to be saved again: %w", dir, errdefs.ErrNotImplemented)
+	default:
 		if err := m.memory.vacant(); err != nil {
 			return err
 		}
@@ -61,7 +69,7 @@ func (m *machine) restore(ctx context.Context, caps hypervisor.Capabilities, s s
 	if err := manifest.Machine.Agree(is); err != nil {
 		return err
 	}
-	if err := m.migrate(ctx, state, "migrate-incoming"); err != nil {
+	if err := m.migrate(ctx, state, what, "migrate-incoming"); err != nil {
 		return err
 	}
 	if err := m.migrated(ctx); err != nil {

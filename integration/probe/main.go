@@ -40,6 +40,7 @@ var commands = map[string]struct {
 	"frames":  {"frames INTERFACE: send Ethernet frames, in hexadecimal on standard input", frames},
 	"answer":  {"answer PORT: be what measure talks to", answerAll},
 	"measure": {"measure ADDRESS ROUNDS MIB: round trips and throughput to an answer, as JSON", measure},
+	"ledger":  {"ledger FILE [removed]: count up to FILE and standard output, for ever", ledger},
 	"link":    {"link PORT: try to reach the host from process 1's network namespace", func(a []string) error { return checkLink(a[0]) }},
 }
 

@@ -29,10 +29,13 @@ const (
 	// AnnotationNetworkPolicy is network.policy of the configuration: the name of a
 	// policy of the default network.
 	AnnotationNetworkPolicy = AnnotationPrefix + "network-policy"
+	// AnnotationCheckpoint is machine.checkpoint of the configuration: true or
+	// false.
+	AnnotationCheckpoint = AnnotationPrefix + "checkpoint"
 )
 
 // MachineAnnotations are all annotations that say how a machine is made.
-var MachineAnnotations = []string{AnnotationVCPUs, AnnotationMemoryMiB, AnnotationKernelArgs, AnnotationPool, AnnotationNetworkPolicy}
+var MachineAnnotations = []string{AnnotationVCPUs, AnnotationMemoryMiB, AnnotationKernelArgs, AnnotationPool, AnnotationNetworkPolicy, AnnotationCheckpoint}
 
 // annotations is the allow-list: what may be on a container.
 var annotations = slices.Concat(MachineAnnotations)

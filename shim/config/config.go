@@ -75,6 +75,9 @@ type Machine struct {
 	// in a file without a name, so that PauseMemory can free it. Without it only
 	// swap can take it. Linux only; machines of the pool have none.
 	MemoryDir string `toml:"memory_dir"`
+	// Checkpoint makes machines that can be saved with their containers, at some
+	// cost to each request for a file.
+	Checkpoint bool `toml:"checkpoint"`
 	// BootTimeout bounds the time from the start of the machine's process to
 	// the agent's first answer.
 	BootTimeout Duration `toml:"boot_timeout"`
@@ -87,7 +90,7 @@ type Machine struct {
 
 // AnnotationNames are what Machine.Annotations may name; package bundle has what
 // they mean.
-var AnnotationNames = []string{"vcpus", "memory-mib", "kernel-args", "pool", "network-policy"}
+var AnnotationNames = []string{"vcpus", "memory-mib", "kernel-args", "pool", "network-policy", "checkpoint"}
 
 // Size is how large a machine is.
 type Size struct {
@@ -125,7 +128,7 @@ func Default() Config {
 			OverheadMiB:   100,
 			MemoryStepMiB: 128,
 			Pause:         PauseContainers,
-			Annotations:   []string{"vcpus", "memory-mib", "pool"},
+			Annotations:   []string{"vcpus", "memory-mib", "pool", "checkpoint"},
 			BootTimeout:   Duration{60 * time.Second},
 			AgentTimeout:  Duration{30 * time.Second},
 		},
@@ -183,6 +186,8 @@ func asksForNothing(o typeurl.Any) bool {
 	}
 	//lint:ignore SA1019 they are sent all the same
 	runc.TaskApiAddress, runc.TaskApiVersion = "", 0
+	// Said again by containerd as what a task is to be restored from.
+	runc.CriuImagePath = ""
 	return proto.Size(&runc) == 0
 }
 

@@ -28,6 +28,8 @@ type agent struct {
 	net     agentv1.NetworkService
 	pod     agentv1.PodService
 	volumes agentv1.VolumesService
+	// checkpoints is for machines that are saved with their containers.
+	checkpoints agentv1.CheckpointsService
 	// events has a connection of its own: while the reader of a ttrpc stream
 	// does not read, every other call on the connection waits.
 	events agentv1.EventsClient
@@ -38,16 +40,17 @@ type agent struct {
 func newAgent(control, events net.Conn, d *doze) *agent {
 	c, e := ttrpc.NewClient(control, ttrpc.WithUnaryClientInterceptor(d.intercept)), ttrpc.NewClient(events)
 	return &agent{
-		task:    taskapi.NewTTRPCTaskClient(c),
-		system:  agentv1.NewSystemClient(c),
-		thaw:    agentv1.NewThawClient(c),
-		bundle:  agentv1.NewBundleClient(c),
-		shares:  agentv1.NewSharesClient(c),
-		net:     agentv1.NewNetworkClient(c),
-		pod:     agentv1.NewPodClient(c),
-		volumes: agentv1.NewVolumesClient(c),
-		events:  agentv1.NewEventsClient(e),
-		conns:   []*ttrpc.Client{c, e},
+		task:        taskapi.NewTTRPCTaskClient(c),
+		system:      agentv1.NewSystemClient(c),
+		thaw:        agentv1.NewThawClient(c),
+		bundle:      agentv1.NewBundleClient(c),
+		shares:      agentv1.NewSharesClient(c),
+		net:         agentv1.NewNetworkClient(c),
+		pod:         agentv1.NewPodClient(c),
+		volumes:     agentv1.NewVolumesClient(c),
+		events:      agentv1.NewEventsClient(e),
+		checkpoints: agentv1.NewCheckpointsClient(c),
+		conns:       []*ttrpc.Client{c, e},
 	}
 }
 

@@ -17,7 +17,11 @@ func (c *Container) call(ctx context.Context, what string, f func(context.Contex
 	deadline := errDeadline(ctx, c.vm.agentTimeout)
 	ctx, cancel := context.WithTimeout(ctx, c.vm.agentTimeout)
 	defer cancel()
-	err := f(ctx)
+	err := c.vm.gate.enter(ctx)
+	if err == nil {
+		err = f(ctx)
+		c.vm.gate.leave()
+	}
 	if err == nil {
 		return nil
 	}
@@ -37,6 +41,15 @@ func (c *Container) call(ctx context.Context, what string, f func(context.Contex
 		return fmt.Errorf("%s %s: the agent did not answer: %w", what, c.ID, context.Cause(ctx))
 	}
 	return fmt.Errorf("%s %s: %w", what, c.ID, native)
+}
+
+// agentError is the error of a request that is made past the gate. ctx is
+// whileAlive's.
+func (c *Container) agentError(ctx context.Context, what string, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("%s %s: %w: %w", what, c.ID, err, context.Cause(ctx))
+	}
+	return fmt.Errorf("%s %s: %w", what, c.ID, errgrpc.ToNative(err))
 }
 
 // errDeadline is what to say when a request that is made now runs out of time:

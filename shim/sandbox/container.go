@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	apievents "github.com/containerd/containerd/api/events"
@@ -36,6 +37,9 @@ type Container struct {
 	// Bundle is the bundle's directory on the host.
 	Bundle string
 	rootfs []*types.Mount
+	// guestID is its id in the guest: its own, unless it was restored from what
+	// was another container then.
+	guestID string
 
 	sandbox *Sandbox
 	book    *receipt.Book
@@ -50,9 +54,17 @@ type Container struct {
 	unmountRootfs func(context.Context) error
 	hooks         hostHooks
 
+	// wakes is true while the guest's next word of the container's resumption is
+	// that of its start.
+	wakes atomic.Bool
+
 	mu sync.Mutex
+	// restored is set from its restoring to its start.
+	restored *restored
 	// shares are what its bundle consists of in the guest.
 	shares []*agentv1.Share
+	// roots are the trees of those that are its own, by their targets.
+	roots map[string]*share
 	// trees end the serving of its files, or its part in it.
 	trees     []func(context.Context) error
 	processes map[string]*process // by exec id, init under ""
@@ -114,8 +126,11 @@ func (c *Container) Start(ctx context.Context, execID string) error {
 	if err := p.streams().StartInput(ctx); err != nil {
 		return fmt.Errorf("start %s: %w", c.ID, err)
 	}
+	if execID == "" && c.isRestored() {
+		return c.startRestored(ctx, p)
+	}
 	err = c.call(ctx, "start", func(ctx context.Context) error {
-		_, err := c.vm.agent.task.Start(ctx, &taskapi.StartRequest{ID: c.ID, ExecID: execID})
+		_, err := c.vm.agent.task.Start(ctx, &taskapi.StartRequest{ID: c.guestID, ExecID: execID})
 		return err
 	})
 	if err != nil {
@@ -143,7 +158,7 @@ func (c *Container) Resize(ctx context.Context, execID string, width, height uin
 		return err
 	}
 	return c.call(ctx, "resize terminal", func(ctx context.Context) error {
-		_, err := c.vm.agent.task.ResizePty(ctx, &taskapi.ResizePtyRequest{ID: c.ID, ExecID: execID, Width: width, Height: height})
+		_, err := c.vm.agent.task.ResizePty(ctx, &taskapi.ResizePtyRequest{ID: c.guestID, ExecID: execID, Width: width, Height: height})
 		return err
 	})
 }
@@ -163,7 +178,7 @@ func (c *Container) CloseStdin(execID string) error {
 func (c *Container) Pids(ctx context.Context) ([]*task.ProcessInfo, error) {
 	var resp *taskapi.PidsResponse
 	err := c.call(ctx, "list processes", func(ctx context.Context) (err error) {
-		resp, err = c.vm.agent.task.Pids(ctx, &taskapi.PidsRequest{ID: c.ID})
+		resp, err = c.vm.agent.task.Pids(ctx, &taskapi.PidsRequest{ID: c.guestID})
 		return err
 	})
 	return resp.GetProcesses(), err
@@ -262,7 +277,7 @@ func (c *Container) writeBack() {
 	default:
 	}
 	if err := c.call(c.sandbox.ctx, "write back the files of", func(ctx context.Context) error {
-		_, err := c.vm.agent.shares.WriteBack(ctx, &agentv1.WriteBackRequest{Id: c.ID})
+		_, err := c.vm.agent.shares.WriteBack(ctx, &agentv1.WriteBackRequest{Id: c.guestID})
 		return err
 	}); err != nil {
 		log.G(c.sandbox.ctx).WithError(err).WithField("container", c.ID).Warn("files may be older than the container's end")
@@ -310,7 +325,7 @@ func (c *Container) createBundle(ctx context.Context, config any) error {
 	if err != nil {
 		return fmt.Errorf("encode the guest's spec: %w", err)
 	}
-	req := &agentv1.CreateBundleRequest{Id: c.ID, Config: data}
+	req := &agentv1.CreateBundleRequest{Id: c.guestID, Config: data}
 	c.mu.Lock()
 	req.Shares = c.shares
 	c.mu.Unlock()
@@ -322,7 +337,7 @@ func (c *Container) createBundle(ctx context.Context, config any) error {
 
 func (c *Container) deleteBundle(ctx context.Context) error {
 	return c.call(ctx, "remove the guest's bundle of", func(ctx context.Context) error {
-		_, err := c.vm.agent.bundle.Delete(ctx, &agentv1.DeleteBundleRequest{Id: c.ID})
+		_, err := c.vm.agent.bundle.Delete(ctx, &agentv1.DeleteBundleRequest{Id: c.guestID})
 		return err
 	})
 }
@@ -383,9 +398,9 @@ func (c *Container) awaitExit(ctx context.Context) {
 // streamPrefix starts the ids of a process's standard streams.
 func (c *Container) streamPrefix(execID string) string {
 	if execID == "" {
-		return "io/" + c.ID + "/init"
+		return "io/" + c.guestID + "/init"
 	}
-	return "io/" + c.ID + "/exec/" + execID
+	return "io/" + c.guestID + "/exec/" + execID
 }
 
 func (c *Container) openStdio(ctx context.Context, execID string, cfg stdio.Config) (*stdio.IO, error) {

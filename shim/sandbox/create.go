@@ -33,6 +33,9 @@ type CreateRequest struct {
 	Rootfs []*types.Mount
 	Stdio  stdio.Config
 	Config config.Config
+	// Checkpoint is the directory of a saved sandbox that the container is made
+	// of, with its processes. Empty for a container that starts anew.
+	Checkpoint string
 }
 
 // undoTimeout bounds the clean-up after a Create that failed.
@@ -50,7 +53,7 @@ func (s *Sandbox) Create(ctx context.Context, r CreateRequest) (_ *Container, er
 	if err != nil {
 		return nil, err
 	}
-	c := &Container{ID: r.ID, Bundle: r.Bundle, rootfs: r.Rootfs, sandbox: s, book: book, steps: record, processes: map[string]*process{}}
+	c := &Container{ID: r.ID, Bundle: r.Bundle, rootfs: r.Rootfs, guestID: r.ID, sandbox: s, book: book, steps: record, processes: map[string]*process{}}
 	if err := s.reserve(c); err != nil {
 		return nil, err
 	}
@@ -110,8 +113,27 @@ func (s *Sandbox) Create(ctx context.Context, r CreateRequest) (_ *Container, er
 		log.G(ctx).WithField("container", r.ID).Warnf("has no meaning in a guest and is ignored: %s", what)
 	}
 
+	var saved *savedSandbox
+	init := newProcess("", r.Stdio)
+	if r.Checkpoint != "" {
+		if saved, err = s.savedFor(r, place.network, pod.ID); err != nil {
+			return nil, err
+		}
+		if err := saved.agrees(guest); err != nil {
+			return nil, err
+		}
+		place.config = saved.sized(place.config)
+		place.cgroup = saved.cgroupFor(r.ID, place.cgroup)
+		init = newProcess("", saved.standsIn(r.Stdio))
+		c.becomes(saved)
+		// The guest may have something to tell of it at once.
+		if err := c.addProcess(init); err != nil {
+			return nil, err
+		}
+	}
 	endMachine := steps.Begin(ctx, "machine")
 	c.vm, err = s.machine(ctx, machineRequest{
+		saved:   saved,
 		id:      cmp.Or(bundle.SandboxID(spec), r.ID),
 		bundle:  r.Bundle,
 		member:  r.ID,
@@ -131,6 +153,16 @@ func (s *Sandbox) Create(ctx context.Context, r CreateRequest) (_ *Container, er
 	if err := c.runCreateHooks(ctx, spec, guest.Hooks); err != nil {
 		return nil, err
 	}
+	if saved != nil {
+		if err := c.reattach(ctx, saved, guest, init, &undo); err != nil {
+			return nil, err
+		}
+		c.announceRestored(init)
+		if err := s.admit(c); err != nil {
+			return nil, err
+		}
+		return c, nil
+	}
 	endTrees := steps.Begin(ctx, "trees")
 	if err := c.serveTrees(ctx, guest, &undo); err != nil {
 		return nil, err
@@ -144,7 +176,6 @@ func (s *Sandbox) Create(ctx context.Context, r CreateRequest) (_ *Container, er
 	}
 
 	endBundle()
-	init := newProcess("", r.Stdio)
 	endStdio := steps.Begin(ctx, "stdio")
 	streams, err := c.openStdio(ctx, "", r.Stdio)
 	if err != nil {
@@ -215,23 +246,18 @@ func (c *Container) serveTrees(ctx context.Context, g *bundle.Guest, undo *[]fun
 	defer cancel()
 	*undo = append(*undo, c.closeTrees)
 	for _, s := range g.Shares {
-		sh, err := serveRoot(ctx, c.vm, "9p/"+c.ID+"/"+s.Target, s)
+		sh, err := serveRoot(ctx, c.vm, "9p/"+c.guestID+"/"+s.Target, s, nil)
 		if err != nil {
 			return err
 		}
-		c.mu.Lock()
-		c.shares = append(c.shares, sh.proto(s))
-		c.trees = append(c.trees, func(context.Context) error { return sh.close() })
-		c.mu.Unlock()
+		c.addRoot(s, sh)
 	}
 	for _, want := range g.Volumes {
 		vol, err := c.vm.volumes.acquire(ctx, c.vm, want)
 		if err != nil {
 			return err
 		}
-		c.mu.Lock()
-		c.trees = append(c.trees, func(ctx context.Context) error { return c.vm.volumes.release(ctx, c.vm, vol) })
-		c.mu.Unlock()
+		c.addTree(func(ctx context.Context) error { return c.vm.volumes.release(ctx, c.vm, vol) })
 	}
 	return nil
 }
@@ -239,8 +265,8 @@ func (c *Container) serveTrees(ctx context.Context, g *bundle.Guest, undo *[]fun
 func (c *Container) createTask(ctx context.Context, g stdio.Config) error {
 	return c.call(ctx, "create", func(ctx context.Context) error {
 		_, err := c.vm.agent.task.Create(ctx, &taskapi.CreateTaskRequest{
-			ID:       c.ID,
-			Bundle:   agentproto.BundleDir(c.ID),
+			ID:       c.guestID,
+			Bundle:   agentproto.BundleDir(c.guestID),
 			Terminal: g.Terminal,
 			Stdin:    g.Stdin,
 			Stdout:   g.Stdout,
@@ -253,7 +279,7 @@ func (c *Container) createTask(ctx context.Context, g stdio.Config) error {
 // deleteTask undoes createTask.
 func (c *Container) deleteTask(ctx context.Context) error {
 	err := c.call(ctx, "delete", func(ctx context.Context) error {
-		_, err := c.vm.agent.task.Delete(ctx, &taskapi.DeleteRequest{ID: c.ID})
+		_, err := c.vm.agent.task.Delete(ctx, &taskapi.DeleteRequest{ID: c.guestID})
 		return err
 	})
 	if errdefs.IsNotFound(err) || c.machineEnded() {

@@ -77,7 +77,7 @@ func (c *Container) endExecs(ctx context.Context) {
 func (c *Container) deleteInGuest(ctx context.Context, p *process) error {
 	var resp *taskapi.DeleteResponse
 	err := c.call(ctx, "delete", func(ctx context.Context) (err error) {
-		resp, err = c.vm.agent.task.Delete(ctx, &taskapi.DeleteRequest{ID: c.ID, ExecID: p.execID})
+		resp, err = c.vm.agent.task.Delete(ctx, &taskapi.DeleteRequest{ID: c.guestID, ExecID: p.execID})
 		return err
 	})
 	switch {

@@ -40,11 +40,11 @@ func (s *Sandbox) watchEvents(v *vm) {
 }
 
 func (s *Sandbox) receiveEvents(v *vm) error {
-	stream, err := v.agent.events.Subscribe(s.ctx, &agentv1.SubscribeRequest{})
+	stream, err := v.agent.events.Subscribe(s.ctx, &agentv1.SubscribeRequest{After: v.events.Load()})
 	if err != nil {
 		return fmt.Errorf("subscribe to the guest's events: %w", err)
 	}
-	for next := uint64(1); ; next++ {
+	for next := v.events.Load() + 1; ; next++ {
 		env, err := stream.Recv()
 		if err != nil {
 			return fmt.Errorf("receive from the guest's events: %w", err)
@@ -63,11 +63,10 @@ func (s *Sandbox) receiveEvents(v *vm) error {
 		e, err := typeurl.UnmarshalAny(env.Event)
 		if err != nil {
 			log.G(s.ctx).WithError(err).Warn("the guest sent an event of an unknown type")
-			continue
-		}
-		if err := s.guestEvent(e); err != nil {
+		} else if err := s.guestEvent(e); err != nil {
 			log.G(s.ctx).WithError(err).Warnf("the guest sent a %T out of place", e)
 		}
+		v.events.Store(next)
 	}
 }
 
@@ -97,6 +96,7 @@ func (s *Sandbox) guestEvent(e any) error {
 	if c == nil {
 		return fmt.Errorf("container %q is not in this sandbox", id)
 	}
+	id = c.ID
 	p, err := c.process(execID)
 	if err != nil {
 		return err
@@ -123,6 +123,9 @@ func (s *Sandbox) guestEvent(e any) error {
 	case *apievents.TaskPaused:
 		return s.pauseEvent(id, p, task.Status_PAUSED)
 	case *apievents.TaskResumed:
+		if c.wakes.CompareAndSwap(true, false) {
+			return nil // It was paused when it was saved, and is being started.
+		}
 		return s.pauseEvent(id, p, task.Status_RUNNING)
 	default:
 		return errors.New("not an event that a guest may send")
@@ -130,12 +133,17 @@ func (s *Sandbox) guestEvent(e any) error {
 	return nil
 }
 
-// lookup also finds a container that is still being created: its first event
-// precedes the answer to Create.
-func (s *Sandbox) lookup(id string) *Container {
+// lookup finds a container by the guest's id for it, and also one that is still
+// being created: its first event precedes the answer to Create.
+func (s *Sandbox) lookup(guestID string) *Container {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.containers[id]
+	for _, c := range s.containers {
+		if c.guestID == guestID {
+			return c
+		}
+	}
+	return nil
 }
 
 func exitEvent(containerID, execID string, pid uint32, e Exit) *apievents.TaskExit {

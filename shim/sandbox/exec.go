@@ -43,7 +43,7 @@ func (c *Container) Exec(ctx context.Context, execID string, cfg stdio.Config, s
 	g := streams.Guest()
 	return c.call(ctx, "exec in", func(ctx context.Context) error {
 		_, err := c.vm.agent.task.Exec(ctx, &taskapi.ExecProcessRequest{
-			ID:       c.ID,
+			ID:       c.guestID,
 			ExecID:   execID,
 			Terminal: g.Terminal,
 			Stdin:    g.Stdin,

@@ -43,7 +43,7 @@ func (c *Container) Kill(ctx context.Context, execID string, signal uint32, all 
 		defer cancel()
 	}
 	err = c.call(ctx, "kill", func(ctx context.Context) error {
-		_, err := c.vm.agent.task.Kill(ctx, &taskapi.KillRequest{ID: c.ID, ExecID: execID, Signal: signal, All: all})
+		_, err := c.vm.agent.task.Kill(ctx, &taskapi.KillRequest{ID: c.guestID, ExecID: execID, Signal: signal, All: all})
 		return err
 	})
 	if final && (err == nil || errdefs.IsNotFound(err)) {

@@ -30,7 +30,7 @@ func (c *Container) Pause(ctx context.Context) error {
 	// knows.
 	p.move(task.Status_RUNNING, task.Status_PAUSING)
 	err = c.call(ctx, "pause", func(ctx context.Context) error {
-		_, err := c.vm.agent.task.Pause(ctx, &taskapi.PauseRequest{ID: c.ID})
+		_, err := c.vm.agent.task.Pause(ctx, &taskapi.PauseRequest{ID: c.guestID})
 		return err
 	})
 	if err != nil {
@@ -57,7 +57,7 @@ func (c *Container) Resume(ctx context.Context) error {
 	}
 	err = c.call(ctx, "resume", func(ctx context.Context) error {
 		c.vm.agent.setClock(ctx)
-		_, err := c.vm.agent.task.Resume(ctx, &taskapi.ResumeRequest{ID: c.ID})
+		_, err := c.vm.agent.task.Resume(ctx, &taskapi.ResumeRequest{ID: c.guestID})
 		return err
 	})
 	if err != nil {

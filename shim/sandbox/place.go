@@ -3,6 +3,7 @@ package sandbox
 import (
 	"context"
 	"fmt"
+	"strconv"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -64,6 +65,11 @@ func (s *Sandbox) sized(ctx context.Context, r sizing.Request, cfg config.Config
 	}
 	if name, ok := r.Annotations[bundle.AnnotationNetworkPolicy]; ok {
 		cfg.Network.Policy = name
+	}
+	if value, ok := r.Annotations[bundle.AnnotationCheckpoint]; ok {
+		if cfg.Machine.Checkpoint, err = strconv.ParseBool(value); err != nil {
+			return cfg, fmt.Errorf("annotation %s: %q: want true or false: %w", bundle.AnnotationCheckpoint, value, errdefs.ErrInvalidArgument)
+		}
 	}
 	return cfg, nil
 }

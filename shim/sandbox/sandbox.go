@@ -202,6 +202,9 @@ func (s *Sandbox) bootAtHome(ctx context.Context, r machineRequest) (*vm, error)
 	if err := h.join(r.member, r.bundle); err != nil {
 		return nil, err
 	}
+	if r.saved != nil {
+		return boot(ctx, fromSaved(s.backend, r.saved), r, h)
+	}
 	return boot(ctx, s.obtain, r, h)
 }
 

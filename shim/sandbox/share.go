@@ -23,16 +23,17 @@ type share struct {
 }
 
 // serveRoot serves a container's root file system.
-func serveRoot(ctx context.Context, v *vm, stream string, s bundle.Share) (*share, error) {
+// saved is the session that the guest has with it, nil for none yet.
+func serveRoot(ctx context.Context, v *vm, stream string, s bundle.Share, saved *ninep.Saved) (*share, error) {
 	tree, err := ninep.Dir(s.Source, ninep.Options{Exclusive: s.Exclusive})
 	if err != nil {
 		return nil, fmt.Errorf("share %s: %w", s.Source, err)
 	}
-	return serveTree(ctx, v, stream, tree)
+	return serveTree(ctx, v, stream, tree, saved)
 }
 
-// serveVolume serves a volume.
-func serveVolume(ctx context.Context, v *vm, stream string, vol bundle.Volume) (*share, error) {
+// serveVolume serves a volume. saved is as for serveRoot.
+func serveVolume(ctx context.Context, v *vm, stream string, vol bundle.Volume, saved *ninep.Saved) (*share, error) {
 	open := ninep.Dir
 	if vol.SingleFile {
 		open = ninep.SingleFile
@@ -41,12 +42,18 @@ func serveVolume(ctx context.Context, v *vm, stream string, vol bundle.Volume) (
 	if err != nil {
 		return nil, fmt.Errorf("volume %s: %w", vol.Source, err)
 	}
-	return serveTree(ctx, v, stream, tree)
+	return serveTree(ctx, v, stream, tree, saved)
 }
 
 // serveTree opens a stream for the tree, and serves it until close. It takes
 // the tree over.
-func serveTree(ctx context.Context, v *vm, stream string, tree *ninep.Tree) (*share, error) {
+func serveTree(ctx context.Context, v *vm, stream string, tree *ninep.Tree, saved *ninep.Saved) (*share, error) {
+	if saved != nil {
+		if err := tree.Load(saved); err != nil {
+			tree.Close()
+			return nil, fmt.Errorf("go on with %s: %w", stream, err)
+		}
+	}
 	conn, err := v.openStream(ctx, agentproto.PortNinep, stream)
 	if err != nil {
 		tree.Close()

@@ -18,7 +18,7 @@ import (
 func (c *Container) Stats(ctx context.Context) (*cgroup2.Metrics, error) {
 	var resp *taskapi.StatsResponse
 	err := c.call(ctx, "measure", func(ctx context.Context) (err error) {
-		resp, err = c.vm.agent.task.Stats(ctx, &taskapi.StatsRequest{ID: c.ID})
+		resp, err = c.vm.agent.task.Stats(ctx, &taskapi.StatsRequest{ID: c.guestID})
 		return err
 	})
 	if err != nil {

@@ -39,7 +39,7 @@ func (s *Sandbox) targetPIDNS(ctx context.Context, spec *specs.Spec) (string, er
 	c := running[0]
 	var pid uint32
 	err := c.call(ctx, "look for the first process of", func(ctx context.Context) error {
-		resp, err := c.vm.agent.task.State(ctx, &taskapi.StateRequest{ID: c.ID})
+		resp, err := c.vm.agent.task.State(ctx, &taskapi.StateRequest{ID: c.guestID})
 		pid = resp.GetPid()
 		return err
 	})

@@ -27,7 +27,7 @@ func (c *Container) Update(ctx context.Context, resources typeurl.Any, annotatio
 		return fmt.Errorf("update %s: %w", c.ID, err)
 	}
 	return c.call(ctx, "update", func(ctx context.Context) error {
-		_, err := c.vm.agent.task.Update(ctx, &taskapi.UpdateTaskRequest{ID: c.ID, Resources: guest})
+		_, err := c.vm.agent.task.Update(ctx, &taskapi.UpdateTaskRequest{ID: c.guestID, Resources: guest})
 		return err
 	})
 }

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
 	agentv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto/v1"
@@ -38,6 +41,16 @@ type vm struct {
 	room bundle.Room
 	// volumes are those that its containers use.
 	volumes volumes
+
+	// size and kernelArgs are what it was made with.
+	size       config.Size
+	kernelArgs []string
+	// savable is true if the agent has been prepared for the machine's saving.
+	savable bool
+	// gate is passed by every request to the agent that changes something.
+	gate gate
+	// events is the number of the last event that the guest has told of.
+	events atomic.Uint64
 }
 
 const (
@@ -62,6 +75,8 @@ type machineRequest struct {
 	// spec has it.
 	cgroup  string
 	network networkRequest
+	// saved is what it is made of, nil for a machine that is new.
+	saved *savedSandbox
 	// pod is what to make of it; nil for one that its first container makes.
 	pod *pod.Config
 }
@@ -119,6 +134,11 @@ func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm,
 	v := &vm{
 		Machine: m, home: h, network: nw, agentTimeout: r.config.Machine.AgentTimeout.Duration,
 		room: sizing.Room(r.config.Machine), doze: newDoze(m, r.config.Machine.Pause),
+		size: r.size, kernelArgs: r.config.Machine.KernelArgs,
+	}
+	if r.saved != nil {
+		v.savable = true
+		v.events.Store(r.saved.Events)
 	}
 	phase := "link"
 	var placing errgroup.Group
@@ -163,6 +183,12 @@ func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm,
 	phase = "cgroup"
 	if err := placing.Wait(); err != nil {
 		return nil, err
+	}
+	if r.saved == nil && r.config.Machine.Checkpoint {
+		phase = "prepare to be saved"
+		if err := v.prepare(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if r.pod != nil {
 		phase = "pod"
@@ -214,6 +240,17 @@ func (v *vm) greet(ctx context.Context) (_ *agentv1.HelloResponse, answered time
 	p, err := v.agent.become(ctx)
 	hello.BootId = p.BootID
 	return hello, answered, err
+}
+
+// prepare has the agent make the mounts of a machine that can be saved.
+func (v *vm) prepare(ctx context.Context) error {
+	ctx, release := whileAlive(ctx, v.Machine)
+	defer release()
+	if _, err := v.agent.checkpoints.Prepare(ctx, &emptypb.Empty{}); err != nil {
+		return fmt.Errorf("prepare: %w", errgrpc.ToNative(err))
+	}
+	v.savable = true
+	return nil
 }
 
 // whileAlive is ctx, ended by the machine's end as well. Connections of a dead

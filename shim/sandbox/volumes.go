@@ -77,7 +77,7 @@ func (vs *volumes) acquire(ctx context.Context, v *vm, want bundle.Volume) (*vol
 
 // mount serves a volume, has the guest mount it, and tells those who wait.
 func (vs *volumes) mount(ctx context.Context, v *vm, want bundle.Volume, stream string, vol *volume) error {
-	vol.share, vol.err = serveVolume(ctx, v, stream, want)
+	vol.share, vol.err = serveVolume(ctx, v, stream, want, nil)
 	if vol.err == nil {
 		_, err := v.agent.volumes.Mount(ctx, &agentv1.MountVolumeRequest{Name: want.Name, Stream: stream, ReadOnly: want.ReadOnly})
 		if err != nil {

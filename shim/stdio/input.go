@@ -22,6 +22,9 @@ type input struct {
 	path  string
 	conn  net.Conn
 	moved *atomic.Int64
+	// sent counts what has been written to conn, by who has the gate.
+	sent *progress
+	gate gate
 
 	mu      sync.Mutex
 	r       *os.File // nil before start
@@ -42,7 +45,7 @@ func openInput(path string, conn net.Conn, moved *atomic.Int64) (*input, error) 
 	if _, err := os.Stat(path); err != nil {
 		return nil, err
 	}
-	return &input{path: path, conn: conn, moved: moved}, nil
+	return &input{path: path, conn: conn, moved: moved, sent: newProgress(), gate: newGate()}, nil
 }
 
 // start opens the FIFO, unless that has been done, and returns what copies it.
@@ -73,10 +76,11 @@ func (in *input) copy(r *os.File) error {
 	// The connection itself stays open: closing it could reset it under data
 	// that the guest has not read yet. The process's end closes it.
 	defer r.Close()
-	_, err := io.Copy(counter{in.conn, in.moved}, r)
+	to := counter{gated{in.gate, tracked{in.sent, in.conn}}, in.moved}
+	_, err := io.Copy(to, r)
 	// Only finish sets a deadline.
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = copyRest(counter{in.conn, in.moved}, r)
+		err = copyRest(to, r)
 	}
 	return errors.Join(err, in.conn.(halfCloser).CloseWrite())
 }

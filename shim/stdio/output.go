@@ -11,9 +11,13 @@ import (
 
 // output copies one connection to one sink.
 type output struct {
+	// name is that of the stream: "stdout".
+	name  string
 	conn  outputConn
 	sink  sink
 	moved *atomic.Int64
+	// delivered counts what has come out of conn and was handed to the sink.
+	delivered *progress
 }
 
 type outputConn interface {
@@ -22,23 +26,25 @@ type outputConn interface {
 }
 
 // newOutput takes both ends over, unless it fails.
-func newOutput(s sink, conn net.Conn, moved *atomic.Int64) (*output, error) {
+func newOutput(name string, s sink, conn net.Conn, moved *atomic.Int64) (*output, error) {
 	in, ok := conn.(outputConn)
 	if !ok {
 		return nil, fmt.Errorf("%T cannot be drained", conn)
 	}
-	return &output{conn: in, sink: s, moved: moved}, nil
+	return &output{name: name, conn: in, sink: s, moved: moved, delivered: newProgress()}, nil
 }
 
 // copy runs until the guest ends the stream. The sink is closed with it: that
 // is the reader's end of file.
 func (o *output) copy() error {
 	defer o.close()
-	_, err := io.Copy(counter{o.sink, o.moved}, o.conn)
+	defer o.delivered.end()
+	to := counter{tracked{o.delivered, o.sink}, o.moved}
+	_, err := io.Copy(to, o.conn)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		// Abort's deadline: the machine is gone. What it sent may still wait
 		// here, behind a client that was slow to read.
-		err = copyRest(counter{o.sink, o.moved}, o.conn)
+		err = copyRest(to, o.conn)
 	}
 	if err == nil {
 		o.sink.settle()

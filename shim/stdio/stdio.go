@@ -100,7 +100,7 @@ func Open(ctx context.Context, cfg Config, s Streams) (_ *IO, err error) {
 		if err != nil {
 			return nil, err
 		}
-		copied, err := newOutput(*out.sink, conn, &o.moved)
+		copied, err := newOutput(out.name, *out.sink, conn, &o.moved)
 		if err != nil {
 			conn.Close()
 			return nil, fmt.Errorf("%s: %w", out.name, err)

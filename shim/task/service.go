@@ -10,6 +10,7 @@ import (
 	"runtime"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
 	"google.golang.org/protobuf/types/known/emptypb"
@@ -44,9 +45,6 @@ var empty = &emptypb.Empty{}
 
 // Create makes a container. It boots the sandbox's machine if it is the first.
 func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
-	if r.Checkpoint != "" {
-		return nil, edge.Error(ctx, "create", fmt.Errorf("create from a checkpoint: %w", errdefs.ErrNotImplemented))
-	}
 	cfg, err := config.FromOptions(r.Options)
 	if err != nil {
 		return nil, edge.Error(ctx, "create", err)
@@ -57,6 +55,8 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 		Rootfs: r.Rootfs,
 		Stdio:  stdio.Config{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
 		Config: cfg,
+
+		Checkpoint: r.Checkpoint,
 	})
 	if err != nil {
 		return nil, edge.Error(ctx, "create", err)
@@ -219,10 +219,30 @@ func (s *Service) Resume(ctx context.Context, r *taskapi.ResumeRequest) (*emptyp
 	return empty, edge.Error(ctx, "resume", err)
 }
 
-// Checkpoint is errdefs.ErrNotImplemented: a guest has no means to save single
-// processes.
+// Checkpoint saves the sandbox of a container with its processes.
 func (s *Service) Checkpoint(ctx context.Context, r *taskapi.CheckpointTaskRequest) (*emptypb.Empty, error) {
-	return nil, edge.Error(ctx, "checkpoint", fmt.Errorf("checkpoint of a process: %w", errdefs.ErrNotImplemented))
+	exit, err := exitsAfter(r.Options)
+	if err != nil {
+		return nil, edge.Error(ctx, "checkpoint", err)
+	}
+	c, err := s.sandbox.Container(r.ID)
+	if err == nil {
+		err = c.Checkpoint(ctx, r.Path, exit)
+	}
+	return empty, edge.Error(ctx, "checkpoint", err)
+}
+
+// exitsAfter is what of a checkpoint's options has a meaning for machines. The
+// others are about what a process has on the host it runs on.
+func exitsAfter(o typeurl.Any) (bool, error) {
+	if o == nil || o.GetTypeUrl() == "" {
+		return false, nil
+	}
+	var opts runcoptions.CheckpointOptions
+	if err := typeurl.UnmarshalTo(o, &opts); err != nil {
+		return false, fmt.Errorf("checkpoint options of type %q: %w: %w", o.GetTypeUrl(), err, errdefs.ErrInvalidArgument)
+	}
+	return opts.Exit, nil
 }
 
 // Update changes a container's limits.

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/containerd/errdefs"
 
@@ -32,6 +33,11 @@ type Manifest struct {
 	Machine Machine `json:"machine"`
 	// Files are the monitor's, in the manifest's own directory.
 	Files []File `json:"files"`
+}
+
+// Has says whether a file of this name belongs to the checkpoint.
+func (m *Manifest) Has(name string) bool {
+	return slices.ContainsFunc(m.Files, func(f File) bool { return f.Name == name })
 }
 
 // Machine is what has to be the same where a checkpoint is restored. All of it
