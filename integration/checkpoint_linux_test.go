@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/integration/lab"
 )
@@ -89,14 +91,18 @@ func testCheckpointCopies(r *rig) {
 	id := r.start([]string{"--annotation", savable + "=true"}, "/bin/probe", "ledger", "/ledger")
 	before := r.ledgerOf(id, 3)
 	const ref = "checkpoint-of-a-ledger"
-	r.Cleanup(func() { r.ctr("image", "rm", ref) })
+	r.Cleanup(func() {
+		if err := r.Client.ImageService().Delete(context.WithoutCancel(r.ctx), ref); err != nil && !errdefs.IsNotFound(err) {
+			r.Error(err)
+		}
+	})
 	r.must("container", "checkpoint", "--rw", "--image", "--task", id, ref)
 	after := r.ledgerOf(id, len(before))
 
 	var copies [2][]entry
 	for i := range copies {
 		copied := r.newID()
-		r.Cleanup(func() { r.removeContainer(copied) })
+		r.Cleanup(func() { r.forgetRestored(copied) })
 		r.must("container", "restore", "--rw", "--live", copied, ref)
 		copies[i] = r.ledgerOf(copied, len(before))
 	}
@@ -122,6 +128,29 @@ func testCheckpointCopies(r *rig) {
 		}
 	}
 	r.Logf("%d lines in common, then %d, %d and %d", common, len(after)-common, len(copies[0])-common, len(copies[1])-common)
+}
+
+// forgetRestored removes what ctr has restored, and what ctr and containerd leave
+// of that under every runtime: the task's FIFOs and the unpacked checkpoint.
+func (r *rig) forgetRestored(id string) {
+	r.Helper()
+	r.removeContainer(id)
+	fifos, err := filepath.Glob("/run/containerd/fifo/*/" + id + "-stdout")
+	if err != nil {
+		r.Error(err)
+	}
+	unpacked, err := filepath.Glob(filepath.Join(r.TempDir(), "ctrd-checkpoint*"))
+	if err != nil {
+		r.Error(err)
+	}
+	for _, f := range fifos {
+		unpacked = append(unpacked, filepath.Dir(f))
+	}
+	for _, dir := range unpacked {
+		if err := os.RemoveAll(dir); err != nil {
+			r.Error(err)
+		}
+	}
 }
 
 // output is a client's end of a task's standard streams.
@@ -172,7 +201,7 @@ func (r *rig) ledgerContainer(spec ...oci.SpecOpts) containerd.Container {
 	return c
 }
 
-// run starts the container's task, or has it go on from what was saved in a
+// task starts the container's task, or has it go on from what was saved in a
 // directory.
 func (r *rig) task(c containerd.Container, opts ...containerd.NewTaskOpts) (containerd.Task, *output) {
 	r.Helper()
@@ -293,6 +322,19 @@ func testCheckpointRefused(r *rig) {
 	whole := r.ledgerContainer()
 	task, out = r.task(whole)
 	r.awaitLines(out, 2)
+	small := r.hostDir()
+	if err := unix.Mount("tmpfs", small, "tmpfs", 0, "size=4m"); err != nil {
+		r.Fatal(err)
+	}
+	_, err = task.Checkpoint(r.ctx, containerd.WithCheckpointImagePath(small))
+	left, rerr := os.ReadDir(small)
+	if uerr := unix.Unmount(small, 0); uerr != nil {
+		r.Error(uerr)
+	}
+	if err == nil || len(left) > 0 || rerr != nil {
+		r.Errorf("saved to a full disk: %v; there is left %v, %v", err, left, rerr)
+	}
+	r.awaitLines(out, len(r.parseLedger(out.String()))+2)
 	if dir, err = save(task); err != nil {
 		r.Fatal(err)
 	}

@@ -250,7 +250,7 @@ func (a *fakeAgent) exit(id, execID string, status uint32) {
 }
 
 func (a *fakeAgent) endStreams(id, execID string) {
-	prefix := (&Container{ID: id}).streamPrefix(execID)
+	prefix := (&Container{guestID: id}).streamPrefix(execID)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, name := range []string{"stdout", "stderr"} {

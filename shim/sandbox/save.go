@@ -56,7 +56,7 @@ func (c *Container) checkpoint(ctx context.Context, dir string, exit bool) (err 
 		return fmt.Errorf("another request is at work in the guest: %w", err)
 	}
 	defer c.vm.gate.open()
-	if err := vacantFor(ctx, dir); err != nil {
+	if err := vacantFor(dir); err != nil {
 		return err
 	}
 	defer func() {

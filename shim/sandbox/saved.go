@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -136,7 +135,7 @@ func clearSaved(dir string) error {
 	return os.RemoveAll(filepath.Join(dir, savedMachineDir))
 }
 
-// tree is a tree's session for the image.
+// save is what the guest knows of the tree.
 func (s *share) save() (savedTree, error) {
 	session, err := s.tree.Save()
 	if err != nil {
@@ -145,8 +144,9 @@ func (s *share) save() (savedTree, error) {
 	return savedTree{Stream: s.stream, Session: session}, nil
 }
 
-// vacantFor makes sure that dir is there and holds no saved sandbox.
-func vacantFor(_ context.Context, dir string) error {
+// vacantFor makes sure that dir is there and holds no saved sandbox, and makes
+// the place of the machine in it.
+func vacantFor(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}

@@ -14,12 +14,14 @@ import (
 
 	taskv2 "github.com/containerd/containerd/api/runtime/task/v2"
 	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/v2/core/events"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/sandbox"
 )
@@ -92,7 +94,7 @@ func TestBothVersionsAnswer(t *testing.T) {
 		"Wait":   codes.NotFound,
 		"Create": codes.NotFound, // No bundle.
 		"Pause":  codes.NotFound, "Resume": codes.NotFound, "Update": codes.NotFound, "Stats": codes.NotFound,
-		"Checkpoint": codes.Unimplemented,
+		"Checkpoint": codes.NotFound,
 		"Connect":    codes.OK, "Shutdown": codes.OK,
 	}
 	for _, iface := range []reflect.Type{reflect.TypeFor[taskv2.TTRPCTaskService](), reflect.TypeFor[taskv3.TTRPCTaskService]()} {
@@ -141,9 +143,12 @@ func TestShutdownOfAnEmptySandboxEndsTheShim(t *testing.T) {
 func TestCreateRefusesAtTheEdge(t *testing.T) {
 	client, _ := serve(t)
 	task := taskv3.NewTTRPCTaskClient(client)
-	_, err := task.Create(context.Background(), &taskv3.CreateTaskRequest{ID: "c1", Bundle: t.TempDir(), Checkpoint: "/ckpt"})
-	if !errdefs.IsNotImplemented(errgrpc.ToNative(err)) {
-		t.Errorf("checkpoint: got %v", err)
+	options, err := anypb.New(&runcoptions.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := task.Checkpoint(context.Background(), &taskv3.CheckpointTaskRequest{ID: "c1", Options: options}); !errdefs.IsInvalidArgument(errgrpc.ToNative(err)) {
+		t.Errorf("checkpoint with options of something else: got %v", err)
 	}
 	if _, err := task.Create(context.Background(), &taskv3.CreateTaskRequest{ID: "c1", Bundle: t.TempDir()}); !errdefs.IsNotFound(errgrpc.ToNative(err)) {
 		t.Errorf("no config.json: got %v", err)
