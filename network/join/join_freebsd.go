@@ -8,6 +8,9 @@ import (
 	"github.com/containerd/errdefs"
 )
 
+// Supported says whether this system has network namespaces.
+const Supported = false
+
 // Namespace is of Linux only.
 type Namespace struct{}
 

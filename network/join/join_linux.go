@@ -17,6 +17,9 @@ import (
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/netns"
 )
 
+// Supported says whether this system has network namespaces.
+const Supported = true
+
 // Namespace is a network namespace of the host. Methods are for one caller at a
 // time.
 type Namespace struct {

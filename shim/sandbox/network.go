@@ -49,7 +49,8 @@ func networkFor(spec *specs.Spec, cfg config.Network) networkRequest {
 		case ns.Type != specs.NetworkNamespace:
 		case ns.Path != "":
 			return networkRequest{netns: ns.Path}
-		case cfg.Mode == config.NetworkCNI || runsHooks(spec):
+		// Hooks are for much else too: where there is no namespace, there is none to fill.
+		case cfg.Mode == config.NetworkCNI || join.Supported && runsHooks(spec):
 			return networkRequest{own: true}
 		}
 	}
