@@ -145,8 +145,18 @@ func (p *Pool) putBack(s *stock, e *entry) {
 	s.hot = append(s.hot, e)
 }
 
-// claimNew makes a machine for a claim that found the hot tier empty.
+// claimNew makes a machine for a claim that found the hot tier empty, when it is
+// its turn. More at once than are made at the same time would not be made sooner,
+// and would have to be promised memory all at once.
 func (p *Pool) claimNew(ctx context.Context, s *stock, w Want) (*Offer, error) {
+	select {
+	case p.claiming <- struct{}{}:
+		defer func() { <-p.claiming }()
+	case <-p.ctx.Done():
+		return nil, fmt.Errorf("claim: the pool ends: %w", errdefs.ErrUnavailable)
+	case <-ctx.Done():
+		return nil, fmt.Errorf("claim: wait for others that are being made: %w", context.Cause(ctx))
+	}
 	p.mu.Lock()
 	t, cp := s.Template, s.usable()
 	p.mu.Unlock()

@@ -126,6 +126,35 @@ func TestNoMachineIsClaimedTwice(t *testing.T) {
 	}
 }
 
+// Memory is promised to those that are being made, and the host has as much as
+// the four that may be made at once.
+func TestClaimsTakeTurnsToRestore(t *testing.T) {
+	const claimants = 12
+	r := newRig(t)
+	r.memory = func() (Memory, error) { return Memory{Total: 1 << 40, Available: 4 * 128 << 20}, nil }
+	r.open(t.Context())
+	c := r.dial()
+	tmpl := r.add(c, r.template(cold))
+	// With the first machine the checkpoint is there.
+	r.warm(c, tmpl.Name, 1)
+	if _, err := r.claim(c, tmpl); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range claimants {
+		conn := r.dial()
+		wg.Go(func() {
+			m, err := r.claim(conn, tmpl)
+			if err != nil {
+				t.Error(err)
+			} else if m.Tier != poolv1.Tier_TIER_COLD {
+				t.Errorf("a machine of %s", m.Tier)
+			}
+		})
+	}
+	wg.Wait()
+}
+
 func TestClaimRefusesWhatDoesNotFit(t *testing.T) {
 	r := newRig(t)
 	r.open(t.Context())

@@ -20,8 +20,8 @@ type Options struct {
 	// not. Both are made if they are missing.
 	Root, State string
 
-	// Concurrency is how many machines are made at the same time, 0 for
-	// DefaultConcurrency.
+	// Concurrency is how many machines are made at the same time to wait, and as
+	// many for claims. 0 is DefaultConcurrency.
 	Concurrency int
 	// Reserve is how many bytes of the host's memory the pool leaves alone. With
 	// less available it makes nothing, and destroys what waits.

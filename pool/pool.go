@@ -34,6 +34,8 @@ type Pool struct {
 	work sync.WaitGroup
 	// wake has the keeper look at once.
 	wake chan struct{}
+	// claiming is held by each claim that makes a machine.
+	claiming chan struct{}
 
 	mu          sync.Mutex
 	templates   map[string]*stock
@@ -92,7 +94,7 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	p := &Pool{
 		opts: opts, caps: caps, since: time.Now(), ctx: background, stop: stop,
-		wake: make(chan struct{}, 1), changed: make(chan struct{}),
+		wake: make(chan struct{}, 1), claiming: make(chan struct{}, opts.Concurrency), changed: make(chan struct{}),
 		templates: map[string]*stock{}, entries: map[string]*entry{}, checkpoints: map[string]*checkpoint{},
 		admission: admission{read: opts.Memory, reserve: opts.Reserve},
 	}
