@@ -47,7 +47,7 @@ func (l *Lab) WriteShimConfig(path string, c ShimConfig) error {
 		c.BootTimeout = defaultBootTimeout
 	}
 	if c.AgentTimeout == 0 {
-		c.AgentTimeout = defaultAgentTimeout
+		c.AgentTimeout = Patience(defaultAgentTimeout)
 	}
 	if c.VCPUs == 0 {
 		c.VCPUs = defaultVCPUs
