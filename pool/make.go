@@ -127,10 +127,12 @@ func (p *Pool) makeHot(s *stock, t Template, cp *checkpoint) {
 	p.making--
 	s.making--
 	keep := err == nil && !p.closed && !p.draining && p.templates[t.Name] == s && sameMachines(s.Template, t)
+	// Once it is in the list and the lock is gone, a claim may write its record.
 	var done <-chan struct{}
+	var id, from string
 	switch {
 	case keep:
-		done = e.machine.Done()
+		done, id, from = e.machine.Done(), e.ID, tierName(e.Tier)
 		if cp != nil {
 			cp.failures = 0
 			s.resave = backoff{}
@@ -158,7 +160,7 @@ func (p *Pool) makeHot(s *stock, t Template, cp *checkpoint) {
 	l := log.G(p.ctx).WithFields(log.Fields{"template": t.Name, "took": time.Since(began).Milliseconds()})
 	switch {
 	case keep:
-		l.WithFields(log.Fields{"entry": e.ID, "from": tierName(e.Tier)}).Debug("machine is hot")
+		l.WithFields(log.Fields{"entry": id, "from": from}).Debug("machine is hot")
 		p.work.Go(func() { p.guard(s, e, done) })
 	case err == nil:
 		_ = p.discard(p.ctx, e)
