@@ -73,8 +73,10 @@ func saved(t *testing.T, changes ...func(*hypervisor.Config)) (cfg hypervisor.Co
 func restored(t *testing.T, cfg hypervisor.Config, dir string) booted {
 	t.Helper()
 	cfg.Dir = t.TempDir()
-	cfg.NIC = &hypervisor.NIC{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 8}}
-	cfg.NIC.NetNS, cfg.NIC.Tap = tapInNamespace(t)
+	if cfg.NIC != nil {
+		cfg.NIC = &hypervisor.NIC{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 8}}
+		cfg.NIC.NetNS, cfg.NIC.Tap = tapInNamespace(t)
+	}
 	book := testBook(t)
 	began := time.Now()
 	m, err := New().Restore(testContext(t), cfg, dir, book)

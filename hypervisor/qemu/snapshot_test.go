@@ -17,7 +17,7 @@ import (
 // made of it.
 func TestSnapshot(t *testing.T) {
 	b := boot(t)
-	bootID := greet(t, b.system).BootId
+	bootID := thawed(t, b).BootID
 	dir := t.TempDir()
 	full := t.TempDir()
 	if err := os.Symlink("/dev/full", filepath.Join(full, stateName)); err != nil {
@@ -48,7 +48,7 @@ func TestSnapshot(t *testing.T) {
 
 	cfg := b.cfg
 	for range 2 {
-		if r := restored(t, cfg, dir); greet(t, r.system).BootId != bootID {
+		if p := thawed(t, restored(t, cfg, dir)); p.BootID != bootID {
 			t.Error("it is another machine that was restored")
 		}
 	}
