@@ -50,6 +50,7 @@ bench: guest lab runc-shim ## latency of every tier beside runc's; results in .c
 	@$(GO) run ./integration/cmd/bench -out $(CACHE)/bench $(if $(wildcard $(MINIMAL)/manifest.json),-minimal $(MINIMAL)) $(BENCHFLAGS)
 	$(call say,benchmark of the network)
 	@$(GO) run ./integration/cmd/netbench -out $(CACHE)/bench
+	@BHYVE_FIGURES=1 $(GO) test -count=1 -v ./integration -run '^TestNetwork$$/^figures$$'
 
 .PHONY: deps
 deps: ## install the Debian packages that are missing

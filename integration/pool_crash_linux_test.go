@@ -140,9 +140,11 @@ func testPoolFullDisk(r *rig) {
 	if err := unix.Mount("pool", p.Root(), "tmpfs", unix.MS_REMOUNT, "size=1g"); err != nil {
 		r.Fatal(err)
 	}
-	if _, err := p.Client.Checkpoint(r.ctx, &poolv1.TemplateRequest{Name: lab.PoolTemplate}); err != nil {
-		r.Fatalf("a checkpoint with room: %v\n%s", err, p.Log())
-	}
+	// The daemon may be trying just now.
+	r.eventually(lab.Patience(2*time.Minute), func() error {
+		_, err := p.Client.Checkpoint(r.ctx, &poolv1.TemplateRequest{Name: lab.PoolTemplate})
+		return err
+	})
 	r.mustRun(r.poolFlags("require", p.Socket()), "/bin/true")
 }
 

@@ -55,7 +55,7 @@ func (p *Pool) findings() ([]finding, error) {
 		dir := filepath.Join(root, id)
 		why := ""
 		switch c := p.checkpoints[id]; {
-		case p.savingNow(id):
+		case p.savingNow(id), p.removing[strings.TrimPrefix(id, unfinished)]:
 		case strings.HasPrefix(id, unfinished):
 			why = "was never finished"
 		case c == nil:
@@ -63,7 +63,7 @@ func (p *Pool) findings() ([]finding, error) {
 		case c.refused != nil:
 			why = c.refused.Error()
 		}
-		if why != "" {
+		if _, err := os.Lstat(dir); why != "" && err == nil {
 			found = append(found, finding{
 				line:   fmt.Sprintf("checkpoint %s: %s", id, why),
 				remove: func(context.Context) error { return p.forgetCheckpoint(id, dir) },

@@ -315,6 +315,7 @@ func (p *Pool) removeCheckpoints() error {
 	for id, c := range p.checkpoints {
 		if !wanted[id] && c.users == 0 && c.refused == nil {
 			delete(p.checkpoints, id)
+			p.removing[id] = true
 			unwanted = append(unwanted, c)
 		}
 	}
@@ -322,6 +323,9 @@ func (p *Pool) removeCheckpoints() error {
 	var errs []error
 	for _, c := range unwanted {
 		errs = append(errs, removeCheckpoint(c.dir))
+		p.mu.Lock()
+		delete(p.removing, c.ID)
+		p.mu.Unlock()
 		p.step("checkpoint: removed")
 	}
 	return errors.Join(errs...)

@@ -41,11 +41,13 @@ type Pool struct {
 	templates   map[string]*stock
 	entries     map[string]*entry
 	checkpoints map[string]*checkpoint
-	admission   admission
-	making      int
-	draining    bool
-	closed      bool
-	changed     chan struct{} // closed and replaced when something became ready
+	// removing are checkpoints, by id, whose files are on their way out.
+	removing  map[string]bool
+	admission admission
+	making    int
+	draining  bool
+	closed    bool
+	changed   chan struct{} // closed and replaced when something became ready
 }
 
 // stock is a template and what there is of it. It is guarded by Pool.mu.
@@ -95,7 +97,7 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 	p := &Pool{
 		opts: opts, caps: caps, since: time.Now(), ctx: background, stop: stop,
 		wake: make(chan struct{}, 1), claiming: make(chan struct{}, opts.Concurrency), changed: make(chan struct{}),
-		templates: map[string]*stock{}, entries: map[string]*entry{}, checkpoints: map[string]*checkpoint{},
+		templates: map[string]*stock{}, entries: map[string]*entry{}, checkpoints: map[string]*checkpoint{}, removing: map[string]bool{},
 		admission: admission{read: opts.Memory, reserve: opts.Reserve},
 	}
 	if p.lock, err = lock(filepath.Join(opts.State, lockName)); err != nil {
