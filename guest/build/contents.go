@@ -25,7 +25,6 @@ var (
 		"9p", // root file systems and volumes
 		"9pnet_fd",
 		"bridge",                     // for containers that may configure networks
-		"af_packet",                  // for containers that may look at theirs
 		"vmw_vsock_virtio_transport", // the link, where the host has vsock
 	}
 
