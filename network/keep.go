@@ -2,7 +2,6 @@ package network
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -30,24 +29,11 @@ const repairTimeout = 20 * time.Second
 // Repair makes what is missing of a sandbox's network, if it has one still.
 // errdefs.ErrNotFound if not.
 func (n *Network) Repair(ctx context.Context, id string) error {
-	if err := validateID(id); err != nil {
-		return err
-	}
-	if _, err := n.store.load(id); err != nil {
-		return err
-	}
-	lock, _, err := n.store.lock(ctx, id)
+	lock, r, err := n.lockExisting(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	r, err := n.store.load(id)
-	if errdefs.IsNotFound(err) {
-		return errors.Join(err, n.store.forget(id))
-	}
-	if err != nil {
-		return err
-	}
 	if err := n.attach(ctx, r); err != nil {
 		return fmt.Errorf("network of %s: %w", id, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -313,25 +314,11 @@ func (n *Network) Destroy(ctx context.Context) error {
 // the new one allows are not disturbed, others end. errdefs.ErrNotFound if the
 // sandbox has no network.
 func (n *Network) SetPolicy(ctx context.Context, id string, p policy.Policy) error {
-	if err := validateID(id); err != nil {
-		return err
-	}
-	if _, err := n.store.load(id); err != nil {
-		return err
-	}
-	lock, _, err := n.store.lock(ctx, id)
+	lock, r, err := n.lockExisting(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	r, err := n.store.load(id)
-	if errdefs.IsNotFound(err) {
-		// It has gone while this waited for the lock, which made its directory.
-		return errors.Join(err, n.store.forget(id))
-	}
-	if err != nil {
-		return err
-	}
 	c, err := p.Compile(r.DNS)
 	if err != nil {
 		return err
@@ -343,6 +330,30 @@ func (n *Network) SetPolicy(ctx context.Context, id string, p policy.Policy) err
 	}
 	r.Policy = p
 	return n.store.save(r)
+}
+
+// lockExisting locks a sandbox that has a record, for the caller to unlock by
+// Close. errdefs.ErrNotFound if it has none.
+func (n *Network) lockExisting(ctx context.Context, id string) (*os.File, *record, error) {
+	if err := validateID(id); err != nil {
+		return nil, nil, err
+	}
+	if _, err := n.store.load(id); err != nil {
+		return nil, nil, err
+	}
+	lock, _, err := n.store.lock(ctx, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := n.store.load(id)
+	if errdefs.IsNotFound(err) {
+		// It has gone while this waited for the lock, which made its directory.
+		err = errors.Join(err, n.store.forget(id))
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, lock.Close())
+	}
+	return lock, r, nil
 }
 
 // Info is what is known of a sandbox's network.

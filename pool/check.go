@@ -63,12 +63,17 @@ func (p *Pool) findings() ([]finding, error) {
 		case c.refused != nil:
 			why = c.refused.Error()
 		}
-		if _, err := os.Lstat(dir); why != "" && err == nil {
-			found = append(found, finding{
-				line:   fmt.Sprintf("checkpoint %s: %s", id, why),
-				remove: func(context.Context) error { return p.forgetCheckpoint(id, dir) },
-			})
+		if why == "" {
+			continue
 		}
+		// It may have gone since the directory was read.
+		if _, err := os.Lstat(dir); err != nil {
+			continue
+		}
+		found = append(found, finding{
+			line:   fmt.Sprintf("checkpoint %s: %s", id, why),
+			remove: func(context.Context) error { return p.forgetCheckpoint(id, dir) },
+		})
 	}
 	return found, nil
 }

@@ -1,7 +1,5 @@
 package config
 
-import "fmt"
-
 // Network says what network containers have that were given none by their
 // client. A client that names a network namespace of the host's, as CRI does,
 // gets that one.
@@ -31,10 +29,5 @@ const (
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (m *NetworkMode) UnmarshalText(text []byte) error {
-	*m = NetworkMode(text)
-	switch *m {
-	case NetworkNone, NetworkDefault, NetworkCNI:
-		return nil
-	}
-	return fmt.Errorf("network mode %q: want %q, %q or %q", text, NetworkNone, NetworkDefault, NetworkCNI)
+	return setMode(m, "network", text, NetworkNone, NetworkDefault, NetworkCNI)
 }

@@ -1,7 +1,5 @@
 package config
 
-import "fmt"
-
 // PauseMode is what becomes of a machine whose containers are all paused.
 type PauseMode string
 
@@ -16,10 +14,5 @@ const (
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (m *PauseMode) UnmarshalText(text []byte) error {
-	switch v := PauseMode(text); v {
-	case PauseContainers, PauseMachine, PauseMemory:
-		*m = v
-		return nil
-	}
-	return fmt.Errorf("pause mode %q: want %s, %s or %s", text, PauseContainers, PauseMachine, PauseMemory)
+	return setMode(m, "pause", text, PauseContainers, PauseMachine, PauseMemory)
 }

@@ -1,7 +1,5 @@
 package config
 
-import "fmt"
-
 // Pool says whether machines come from the pool's daemon.
 type Pool struct {
 	Mode PoolMode `toml:"mode"`
@@ -27,10 +25,5 @@ const (
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (m *PoolMode) UnmarshalText(text []byte) error {
-	switch v := PoolMode(text); v {
-	case PoolAuto, PoolRequire, PoolNever:
-		*m = v
-		return nil
-	}
-	return fmt.Errorf("pool mode %q: want %s, %s or %s", text, PoolAuto, PoolRequire, PoolNever)
+	return setMode(m, "pool", text, PoolAuto, PoolRequire, PoolNever)
 }

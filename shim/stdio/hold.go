@@ -55,7 +55,6 @@ func (o *IO) Names() []string {
 }
 
 // progress is how far a stream has come, in bytes, for those who wait for it.
-
 type progress struct {
 	mu      sync.Mutex
 	n       int64
