@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -40,14 +41,42 @@ func (d *daemon) start(t *testing.T, address string) (stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	conns := &keptConns{Listener: l}
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
-		_ = server.Serve(context.Background(), l)
+		_ = server.Serve(context.Background(), conns)
 	}()
 	return func() {
 		server.Close()
 		<-served
+		conns.closeAll()
+	}
+}
+
+// keptConns has the connections of a listener: a ttrpc server that is closed may
+// answer on them once more.
+type keptConns struct {
+	net.Listener
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+func (k *keptConns) Accept() (net.Conn, error) {
+	c, err := k.Listener.Accept()
+	if err == nil {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.conns = append(k.conns, c)
+	}
+	return c, err
+}
+
+func (k *keptConns) closeAll() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, c := range k.conns {
+		c.Close()
 	}
 }
 
@@ -82,8 +111,8 @@ func TestPublisherOutlivesContainerd(t *testing.T) {
 		}
 	}
 	// What containerd thinks of an event comes back as it is.
-	d.answer = status.Error(codes.InvalidArgument, "no such topic")
-	defer d.start(t, address)()
+	refusing := &daemon{got: make(chan *eventsapi.ForwardRequest, 8), answer: status.Error(codes.InvalidArgument, "no such topic")}
+	defer refusing.start(t, address)()
 	if err := publish(); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("got %v, want InvalidArgument", err)
 	}
