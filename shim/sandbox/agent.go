@@ -37,8 +37,8 @@ type agent struct {
 	conns []*ttrpc.Client
 }
 
-func newAgent(control, events net.Conn, d *doze) *agent {
-	c, e := ttrpc.NewClient(control, ttrpc.WithUnaryClientInterceptor(d.intercept)), ttrpc.NewClient(events)
+func newAgent(control net.Conn, d *doze) *agent {
+	c := ttrpc.NewClient(control, ttrpc.WithUnaryClientInterceptor(d.intercept))
 	return &agent{
 		task:        taskapi.NewTTRPCTaskClient(c),
 		system:      agentv1.NewSystemClient(c),
@@ -48,10 +48,16 @@ func newAgent(control, events net.Conn, d *doze) *agent {
 		net:         agentv1.NewNetworkClient(c),
 		pod:         agentv1.NewPodClient(c),
 		volumes:     agentv1.NewVolumesClient(c),
-		events:      agentv1.NewEventsClient(e),
 		checkpoints: agentv1.NewCheckpointsClient(c),
-		conns:       []*ttrpc.Client{c, e},
+		conns:       []*ttrpc.Client{c},
 	}
+}
+
+// listen makes conn the one that events come by.
+func (a *agent) listen(conn net.Conn) {
+	e := ttrpc.NewClient(conn)
+	a.events = agentv1.NewEventsClient(e)
+	a.conns = append(a.conns, e)
 }
 
 // hello proves that the agent answers now, and that it is the agent that this

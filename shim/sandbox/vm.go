@@ -88,7 +88,8 @@ func machineID(r machineRequest) string {
 
 // boot starts a machine and waits until its agent has answered. The phases are
 // start (the monitor's process), link (the control port accepts), agent (it
-// answers), cgroup (the machine's place on the host), pod (it has made one) and
+// answers), events (it has a connection for them), cgroup (the machine's place on
+// the host), pod (it has made one) and
 // network (the containers' is set up); an error is a *hypervisor.LaunchError that
 // names the one it was in. On error nothing is left.
 func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm, err error) {
@@ -165,13 +166,8 @@ func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm,
 	if err != nil {
 		return nil, err
 	}
-	events, err := m.Dial(ctx, agentproto.PortControl)
-	if err != nil {
-		control.Close()
-		return nil, err
-	}
 	end()
-	v.agent = newAgent(control, events, v.doze)
+	v.agent = newAgent(control, v.doze)
 	linked := time.Now()
 
 	phase = "agent"
@@ -180,6 +176,16 @@ func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm,
 		return nil, err
 	}
 	thawed := time.Now()
+	// Not before the answer: a guest that wakes takes milliseconds for each
+	// connection, and has nothing to tell yet.
+	phase = "events"
+	end = steps.Begin(ctx, "events")
+	events, err := hypervisor.DialReady(ctx, m, agentproto.PortControl)
+	if err != nil {
+		return nil, err
+	}
+	v.agent.listen(events)
+	end()
 	phase = "cgroup"
 	if err := placing.Wait(); err != nil {
 		return nil, err
