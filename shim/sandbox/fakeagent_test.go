@@ -82,6 +82,7 @@ func (a *fakeAgent) serve() {
 	agentv1.RegisterEventsService(server, fakeEvents{a})
 	agentv1.RegisterPodService(server, fakePod{a})
 	agentv1.RegisterVolumesService(server, fakeVolumes{a})
+	agentv1.RegisterNetworkService(server, fakeNetwork{a})
 	for _, port := range []uint32{agentproto.PortControl, agentproto.PortStdio, agentproto.PortNinep} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -482,6 +483,12 @@ func (f fakePod) Configure(_ context.Context, r *agentv1.ConfigurePodRequest) (*
 
 func (f fakePod) Metrics(context.Context, *agentv1.PodMetricsRequest) (*agentv1.PodMetricsResponse, error) {
 	return &agentv1.PodMetricsResponse{Metrics: &anypb.Any{TypeUrl: "metrics"}}, f.answer("pod.Metrics", func() error { return nil })
+}
+
+type fakeNetwork struct{ *fakeAgent }
+
+func (f fakeNetwork) Configure(context.Context, *agentv1.ConfigureNetworkRequest) (*emptypb.Empty, error) {
+	return &emptypb.Empty{}, f.answer("network.Configure", func() error { return nil })
 }
 
 type fakeEvents struct{ *fakeAgent }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -73,9 +72,11 @@ type network struct {
 	line *receipt.Receipt
 
 	// ns is the namespace that the interface comes from, nil for one of package
-	// network's. mu makes one caller connect it.
+	// network's.
 	ns *join.Namespace
-	mu sync.Mutex
+	// told is true once the agent has taken guest. It is written by who has the
+	// machine's turn (vm.admitting).
+	told bool
 }
 
 // wanted says whether a machine needs an interface for it.
@@ -183,6 +184,10 @@ func joinNetwork(ctx context.Context, r machineRequest, port *hypervisor.NIC, bo
 	} else {
 		n.nic.MAC, err = n.ns.AddTap()
 	}
+	if errdefs.IsAlreadyExists(err) && n.line != nil {
+		// The tap that is there is another machine's, which to undo would cut off.
+		err = errors.Join(err, n.line.Strike())
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -263,13 +268,19 @@ func (v *vm) admitNetwork(ctx context.Context) error {
 	if n == nil || n.ns == nil {
 		return nil
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.guest != nil {
+	select {
+	case v.admitting <- struct{}{}:
+		defer func() { <-v.admitting }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if n.told {
 		return nil
 	}
-	if err := n.connect(ctx); err != nil {
-		return err
+	if n.guest == nil {
+		if err := n.connect(ctx); err != nil {
+			return err
+		}
 	}
 	return v.configureNetwork(ctx)
 }
@@ -286,6 +297,7 @@ func (v *vm) configureNetwork(ctx context.Context) error {
 	if _, err := v.agent.net.Configure(ctx, v.network.guest); err != nil {
 		return fmt.Errorf("configure the containers' network: %w", err)
 	}
+	v.network.told = true
 	return nil
 }
 

@@ -35,8 +35,10 @@ type vm struct {
 	doze  *doze
 	// agentTimeout bounds one request to the agent.
 	agentTimeout time.Duration
-	// network is its containers', nil for none.
-	network *network
+	// network is its containers', nil for none. admitting is held by who connects
+	// it for a container that starts.
+	network   *network
+	admitting chan struct{}
 	// room is what containers have of it.
 	room bundle.Room
 	// volumes are those that its containers use.
@@ -135,7 +137,7 @@ func boot(ctx context.Context, obtain source, r machineRequest, h *home) (_ *vm,
 	v := &vm{
 		Machine: m, home: h, network: nw, agentTimeout: r.config.Machine.AgentTimeout.Duration,
 		room: sizing.Room(r.config.Machine), doze: newDoze(m, r.config.Machine.Pause),
-		size: r.size, kernelArgs: r.config.Machine.KernelArgs,
+		size: r.size, kernelArgs: r.config.Machine.KernelArgs, admitting: make(chan struct{}, 1),
 	}
 	if r.saved != nil {
 		v.savable = true
