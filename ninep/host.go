@@ -1,6 +1,8 @@
 package ninep
 
 import (
+	"sync/atomic"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -25,12 +27,39 @@ func ignoreEINTRInt(call func() (int, error)) (int, error) {
 	}
 }
 
-// closeFD closes fd if it is one. An error would say that buffered data was
-// lost, which only network file systems do, and which the client asks for with
-// Tfsync.
+// descriptors are those that the sessions of this process have, all together, and
+// maxDescriptors is how many they may have. Clients decide how many files they
+// open; a process without a descriptor to spare could neither answer for its
+// sandbox nor end it, so part of its limit is kept from them.
+var descriptors, maxDescriptors atomic.Int64
+
+func init() {
+	limit := int64(descriptorLimit())
+	maxDescriptors.Store(limit - limit/4)
+}
+
+// newFD counts the descriptor that open makes. There are no others in this
+// package that outlive a call.
+func newFD(open func() (int, error)) (int, error) {
+	if descriptors.Add(1) > maxDescriptors.Load() {
+		descriptors.Add(-1)
+		return -1, linuxENFILE
+	}
+	fd, err := ignoreEINTRInt(open)
+	if err != nil {
+		descriptors.Add(-1)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// closeFD closes fd, which is newFD's, if it is one. An error would say that
+// buffered data was lost, which only network file systems do, and which the client
+// asks for with Tfsync.
 func closeFD(fd int) {
 	if fd >= 0 {
 		_ = unix.Close(fd)
+		descriptors.Add(-1)
 	}
 }
 
@@ -77,7 +106,7 @@ func descriptorLimit() int {
 
 // hostOpenRoot opens what a tree starts from, following symbolic links.
 func hostOpenRoot(path string) (int, error) {
-	return ignoreEINTRInt(func() (int, error) {
+	return newFD(func() (int, error) {
 		return unix.Open(path, openPath|unix.O_CLOEXEC, 0)
 	})
 }
@@ -85,14 +114,14 @@ func hostOpenRoot(path string) (int, error) {
 // hostOpenAt opens a directory's entry, itself if it is a symbolic link,
 // without access to its content.
 func hostOpenAt(dirFD int, name string) (int, error) {
-	return ignoreEINTRInt(func() (int, error) {
+	return newFD(func() (int, error) {
 		return unix.Openat(dirFD, name, openPath|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	})
 }
 
 // hostOpenNew creates a regular file that must not exist, and opens it.
 func hostOpenNew(dirFD int, name string, flags int) (int, error) {
-	return ignoreEINTRInt(func() (int, error) {
+	return newFD(func() (int, error) {
 		return unix.Openat(dirFD, name, flags|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	})
 }

@@ -29,7 +29,7 @@ func hostCloneRoot(path string) (int, error) { return hostOpenRoot(path) }
 // hostReopen gives access to fd's file, which the caller knows to be a regular
 // file or a directory.
 func hostReopen(fd, flags int) (int, error) {
-	return ignoreEINTRInt(func() (int, error) {
+	return newFD(func() (int, error) {
 		return unix.Openat(fd, "", flags|openEmptyPath|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
 	})
 }
@@ -168,7 +168,7 @@ func makeSocket(dirFD int, name string) error {
 	if err != nil {
 		return err
 	}
-	defer closeFD(fd)
+	defer unix.Close(fd)
 	addr := unix.RawSockaddrUnix{Family: unix.AF_UNIX}
 	for i := range len(name) {
 		addr.Path[i] = int8(name[i])

@@ -19,7 +19,7 @@ const (
 // is there for as long as something of it is open: mounts that are made or
 // removed later are not seen in it (open_tree(2), mount_setattr(2)).
 func hostCloneRoot(path string) (int, error) {
-	fd, err := ignoreEINTRInt(func() (int, error) {
+	fd, err := newFD(func() (int, error) {
 		return unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
 	})
 	if err != nil {
@@ -43,7 +43,7 @@ func procPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 // hostReopen gives access to fd's file, which the caller knows to be a regular
 // file or a directory.
 func hostReopen(fd, flags int) (int, error) {
-	return ignoreEINTRInt(func() (int, error) {
+	return newFD(func() (int, error) {
 		return unix.Open(procPath(fd), flags|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
 	})
 }

@@ -3,6 +3,7 @@ package ninep
 import (
 	"errors"
 	"math"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -91,12 +92,11 @@ func (t *lockTable) attach(key lockKey, f *fid, fd int) *locker {
 		t.lockers[key] = l
 	}
 	l.refs++
-	for _, k := range f.locks {
-		if k == key {
-			return l
-		}
+	// Without those that went with another fid, it has no more than there are.
+	f.locks = slices.DeleteFunc(f.locks, func(k lockKey) bool { return t.lockers[k] == nil })
+	if !slices.Contains(f.locks, key) {
+		f.locks = append(f.locks, key)
 	}
-	f.locks = append(f.locks, key)
 	return l
 }
 

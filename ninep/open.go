@@ -111,6 +111,14 @@ func (s *session) open(n *node, flags uint32) (*openFile, error) {
 	if err != nil {
 		return nil, err
 	}
+	// There are regular files whose reading waits for something to happen
+	// (/proc/kmsg, trace_pipe of tracefs): for the client, and then for the end of
+	// the session, for ever. Set only now, so that the opening still waits for the
+	// holder of a lease.
+	if err := unix.SetNonblock(file.fd, true); err != nil {
+		closeFD(file.fd)
+		return nil, err
+	}
 	return file, nil
 }
 

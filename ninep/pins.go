@@ -143,8 +143,16 @@ func (p *pinTable) unindex(n *node) {
 	}
 }
 
+// maxDepth is how many directories are looked for again on the way to one file:
+// more than a path of PATH_MAX has. How deep a tree is, and so how much stack the
+// way takes, is up to the client. A variable for tests.
+var maxDepth = 4096
+
 // pin returns n's descriptor, which stays open until unpin.
-func (p *pinTable) pin(n *node) (int, error) {
+func (p *pinTable) pin(n *node) (int, error) { return p.pinAt(n, 0) }
+
+// pinAt is pin on the way to a file that is so much deeper.
+func (p *pinTable) pinAt(n *node, depth int) (int, error) {
 	if n.pins == nil {
 		return n.fd, nil
 	}
@@ -160,7 +168,7 @@ func (p *pinTable) pin(n *node) (int, error) {
 	if fd >= 0 {
 		return fd, nil
 	}
-	fd, err := p.find(n, parent, name)
+	fd, err := p.find(n, parent, name, depth)
 	if err != nil {
 		p.unpin(n)
 		return -1, err
@@ -169,8 +177,11 @@ func (p *pinTable) pin(n *node) (int, error) {
 }
 
 // find gives n a descriptor again.
-func (p *pinTable) find(n, parent *node, name string) (int, error) {
-	dirFD, err := p.pin(parent)
+func (p *pinTable) find(n, parent *node, name string, depth int) (int, error) {
+	if depth >= maxDepth {
+		return -1, linuxENAMETOOLONG
+	}
+	dirFD, err := p.pinAt(parent, depth+1)
 	if err != nil {
 		return -1, err
 	}
