@@ -16,13 +16,13 @@ prepare() {
 		pfctl -q -f - <<-'RULES' || :
 			set state-policy if-bound
 			ether block in quick on cubetap
-			nat-anchor "cube"
+			nat-anchor "cube/*"
 			rdr-anchor "cube/*"
 			pass in quick on bhyvelink inet6 proto tcp all flags A/A no state
 			pass in quick on bhyvelink inet6 proto tcp all flags R/R no state
 			block drop in quick on bhyvelink all
 			pass out quick on bhyvelink all no state
-			anchor "cube"
+			anchor "cube/*"
 			block drop quick on cubeguest all
 		RULES
 	fi

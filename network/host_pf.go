@@ -38,18 +38,6 @@ const (
 	netstat  = "/usr/bin/netstat"
 )
 
-// Units of taps: above those that the system hands out by itself, from the
-// lowest on, and below those of links (package hypervisor/link). bhyve(8) knows
-// a tap by this name alone.
-const firstUnit, units = 100, 900
-
-func (h *freebsd) tap(addr netip.Addr) string {
-	return fmt.Sprintf("tap%d", firstUnit+(number(addr)-number(h.cfg.First))%units)
-}
-
-// mark is the description of a tap that belongs to this network.
-func (h *freebsd) mark(id string) string { return h.cfg.Bridge + " " + id }
-
 // run runs commands one after the other.
 func (h *freebsd) run(ctx context.Context, commands ...[]string) error {
 	for _, argv := range commands {
@@ -141,9 +129,8 @@ func (h *freebsd) sandbox(r *record, p *policy.Compiled) pf.Sandbox {
 	return pf.Sandbox{Name: r.Anchor, Tap: r.Tap, Bridge: h.cfg.Bridge, Address: r.Address, Policy: p}
 }
 
-// dispatch rewrites the lines by which pf finds the sandboxes' rules, without
-// those of one that goes.
-func (h *freebsd) dispatch(ctx context.Context, without string) error {
+// dispatch rewrites the lines by which pf finds the sandboxes' rules.
+func (h *freebsd) dispatch(ctx context.Context) error {
 	egress, err := h.egress(h.cfg.Bridge)
 	if err != nil {
 		return err
@@ -155,11 +142,11 @@ func (h *freebsd) dispatch(ctx context.Context, without string) error {
 		}
 		d := pf.Dispatch{Bridge: h.cfg.Bridge, Subnet: h.cfg.Subnet.Masked(), Egress: egress}
 		for _, r := range records {
-			if r.ID != without {
+			if !r.Leaving {
 				d.Sandboxes = append(d.Sandboxes, h.sandbox(r, nil))
 			}
 		}
-		return h.pf.Load(ctx, pf.Root, d.Rules())
+		return h.pf.Load(ctx, pf.NetworkAnchor(h.cfg.Bridge), d.Rules())
 	})
 }
 
@@ -170,17 +157,8 @@ func (h *freebsd) attach(ctx context.Context, r *record, p *policy.Compiled) err
 	if r.port != nil {
 		return fmt.Errorf("tap %s of a machine that is there: %w", r.port.Tap, errdefs.ErrNotImplemented)
 	}
-	tap, err := h.iface(ctx, r.Tap)
-	if err != nil {
+	if err := h.makeTap(ctx, r); err != nil {
 		return err
-	}
-	if tap != "" && !strings.Contains(tap, "description: "+h.mark(r.ID)+"\n") {
-		return fmt.Errorf("%s belongs to somebody else: %w", r.Tap, errdefs.ErrUnavailable)
-	}
-	if tap == "" {
-		if err := h.run(ctx, []string{ifconfig, r.Tap, "create", "description", h.mark(r.ID)}); err != nil {
-			return err
-		}
 	}
 	bridge, err := h.iface(ctx, h.cfg.Bridge)
 	if err != nil {
@@ -199,7 +177,7 @@ func (h *freebsd) attach(ctx context.Context, r *record, p *policy.Compiled) err
 	if err := h.setPolicy(ctx, r, p); err != nil {
 		return err
 	}
-	if err := h.dispatch(ctx, ""); err != nil {
+	if err := h.dispatch(ctx); err != nil {
 		return err
 	}
 	join := []string{ifconfig, h.cfg.Bridge}
@@ -265,10 +243,10 @@ func (h *freebsd) detach(ctx context.Context, r *record) (Released, error) {
 			return Released{}, err
 		}
 	}
-	if err := h.pf.Flush(ctx, h.sandbox(r, nil).Anchor()); err != nil {
+	if err := h.pf.Flush(ctx, h.sandbox(r, nil)); err != nil {
 		return Released{}, err
 	}
-	if err := h.dispatch(ctx, r.ID); err != nil {
+	if err := h.dispatch(ctx); err != nil {
 		return Released{}, err
 	}
 	before, err := h.pf.States(ctx, r.Address)
@@ -289,21 +267,6 @@ func (h *freebsd) detach(ctx context.Context, r *record) (Released, error) {
 	// An entry that is not there is no matter.
 	_ = h.run(ctx, []string{arp, "-d", r.Address.String()})
 	return released, h.destroyTap(ctx, r.Tap)
-}
-
-// closing is how long a tap's machine may take to close it.
-const closing = 15 * time.Second
-
-// destroyTap waits until nobody has the tap open, as the kernel does;
-// errdefs.ErrUnavailable if somebody keeps it.
-func (h *freebsd) destroyTap(ctx context.Context, name string) error {
-	waiting, cancel := context.WithTimeout(ctx, closing)
-	defer cancel()
-	err := h.run(waiting, []string{ifconfig, name, "destroy"})
-	if err != nil && waiting.Err() != nil && ctx.Err() == nil {
-		return fmt.Errorf("%s is open, does its machine run? %w: %w", name, err, errdefs.ErrUnavailable)
-	}
-	return err
 }
 
 func (h *freebsd) check(ctx context.Context, r *record) error {
@@ -399,15 +362,16 @@ func (h *freebsd) sweep(ctx context.Context, known func(anchor, tap string) bool
 		}
 		removed = append(removed, "tap "+name)
 	}
-	anchors, err := h.pf.Anchors(ctx)
+	anchors, err := h.pf.Sandboxes(ctx, h.cfg.Bridge)
 	errs = append(errs, err)
 	for _, name := range anchors {
 		if known(name, "") {
 			continue
 		}
-		loaded, err := h.pf.Loaded(ctx, pf.Root+"/"+name)
+		s := pf.Sandbox{Name: name, Bridge: h.cfg.Bridge}
+		loaded, err := h.pf.Loaded(ctx, s)
 		if err == nil {
-			err = h.pf.Flush(ctx, pf.Root+"/"+name)
+			err = h.pf.Flush(ctx, s)
 		}
 		if err != nil {
 			errs = append(errs, err)
@@ -418,13 +382,13 @@ func (h *freebsd) sweep(ctx context.Context, known func(anchor, tap string) bool
 		}
 	}
 	if len(removed) > 0 {
-		errs = append(errs, h.dispatch(ctx, ""))
+		errs = append(errs, h.dispatch(ctx))
 	}
 	return removed, errors.Join(errs...)
 }
 
 func (h *freebsd) destroy(ctx context.Context) error {
-	if err := h.pf.Load(ctx, pf.Root, ""); err != nil {
+	if err := h.pf.Load(ctx, pf.NetworkAnchor(h.cfg.Bridge), ""); err != nil {
 		return err
 	}
 	bridge, err := h.iface(ctx, h.cfg.Bridge)
@@ -434,10 +398,8 @@ func (h *freebsd) destroy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{portDir, "lock"} {
-		if err := os.Remove(filepath.Join(h.store.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
+	if err := os.Remove(filepath.Join(h.store.dir, "lock")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -66,6 +67,8 @@ func (s *system) ifconfig(args []string) ([]byte, error) {
 			}
 		}
 		return []byte(strings.Join(taps, "\n")), nil
+	case name == "-l":
+		return []byte(strings.Join(slices.Sorted(maps.Keys(s.ifaces)), " ")), nil
 	case name == "bridge":
 		s.ifaces[args[3]] = ""
 		return nil, nil
@@ -109,10 +112,10 @@ func (s *system) pfctl(args []string, stdin string) ([]byte, error) {
 		return []byte(s.main), nil
 	case all == "-vv -s states":
 		return []byte(s.states), nil
-	case all == "-a cube -s Anchors":
+	case len(args) == 4 && args[3] == "Anchors":
 		var names []string
 		for n := range s.anchors {
-			if n != pf.Root {
+			if strings.HasPrefix(n, args[1]+"/") {
 				names = append(names, "  "+n)
 			}
 		}
@@ -199,7 +202,7 @@ func TestFreeBSDRefusesWithoutPf(t *testing.T) {
 	s := newSystem()
 	s.main = "pass all\n"
 	n := freebsdNetwork(t, s)
-	if _, err := n.Add(t.Context(), Request{ID: "a"}); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), `anchor "cube"`) {
+	if _, err := n.Add(t.Context(), Request{ID: "a"}); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), `anchor "cube/*"`) {
 		t.Errorf("got %v, want what to put into pf.conf", err)
 	}
 	if len(s.ifaces) != 0 {
@@ -223,9 +226,9 @@ func TestFreeBSDForeignAndForgotten(t *testing.T) {
 		t.Errorf("%d interfaces, want the foreign ones and the bridge", len(s.ifaces))
 	}
 	clear(s.ifaces)
-	s.ifaces["tap105"], s.anchors["cube/sandbox-gone"] = "cubenet0 gone", "block drop all\n"
+	s.ifaces["tap105"], s.anchors["cube/cubenet0/sandbox-gone"] = "cubenet0 gone", "block drop all\n"
 	removed, err := n.GC(ctx, nil)
-	if err != nil || !slices.Equal(removed, []string{"tap tap105", "rules sandbox-gone"}) || s.anchors["cube/sandbox-gone"] != "" {
+	if err != nil || !slices.Equal(removed, []string{"tap tap105", "rules sandbox-gone"}) || s.anchors["cube/cubenet0/sandbox-gone"] != "" {
 		t.Errorf("GC removed %q, %v", removed, err)
 	}
 	if _, err := n.Add(ctx, Request{ID: "b", Policy: &policy.Policy{Bandwidth: 1}}); !errors.Is(err, errdefs.ErrNotImplemented) {

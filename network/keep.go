@@ -55,8 +55,8 @@ func (n *Network) Keep(ctx context.Context) error {
 			return
 		}
 		for _, r := range records {
-			// One that is not complete is an Add's that is at work.
-			if r.Ready && ctx.Err() == nil {
+			// One that is not complete is an Add's or a Del's that is at work.
+			if r.Ready && !r.Leaving && ctx.Err() == nil {
 				n.mend(ctx, r.ID)
 			}
 		}

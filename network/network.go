@@ -162,6 +162,13 @@ func (n *Network) attach(ctx context.Context, r *record) error {
 	if err != nil {
 		return err
 	}
+	if r.Leaving {
+		// Of a Del that was not finished.
+		r.Leaving, r.Ready = false, false
+		if err := n.store.save(r); err != nil {
+			return err
+		}
+	}
 	if err := n.host.prepare(ctx); err != nil {
 		return err
 	}
@@ -200,6 +207,10 @@ func (n *Network) Del(ctx context.Context, id string) (Released, error) {
 
 // release undoes attach and newRecord. The caller has the lock.
 func (n *Network) release(ctx context.Context, r *record) (Released, error) {
+	r.Leaving = true
+	if err := n.store.save(r); err != nil {
+		return Released{}, err
+	}
 	released, err := n.host.detach(ctx, r)
 	if err != nil {
 		return released, fmt.Errorf("network of %s: %w", r.ID, err)
@@ -222,8 +233,8 @@ func (n *Network) Check(ctx context.Context, id string) error {
 	if owner := n.store.owner(r.Address); owner != id {
 		err = errors.Join(err, fmt.Errorf("address %s belongs to %q", r.Address, owner))
 	}
-	if !r.Ready {
-		err = errors.Join(err, errors.New("it was never completed"))
+	if !r.Ready || r.Leaving {
+		err = errors.Join(err, errors.New("it was never completed, or not all taken away"))
 	}
 	if err != nil {
 		return fmt.Errorf("network of %s: %w: %w", id, err, errdefs.ErrFailedPrecondition)
@@ -361,7 +372,7 @@ type Info struct {
 	Result
 	Policy   policy.Policy `json:"policy"`
 	Counters Counters      `json:"counters"`
-	// Ready is false while Add is at work, and after one that was killed.
+	// Ready is false while Add or Del is at work, and after one that was killed.
 	Ready bool `json:"ready"`
 }
 
@@ -397,7 +408,7 @@ func (n *Network) infos(ctx context.Context, records []*record) ([]Info, error) 
 	}
 	infos := make([]Info, len(records))
 	for i, r := range records {
-		infos[i] = Info{Result: r.Result, Policy: r.Policy, Counters: counters[r.Anchor], Ready: r.Ready}
+		infos[i] = Info{Result: r.Result, Policy: r.Policy, Counters: counters[r.Anchor], Ready: r.Ready && !r.Leaving}
 	}
 	return infos, nil
 }

@@ -13,15 +13,20 @@ import (
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/policy"
 )
 
-// portDir has a symbolic link for each published port, to the id of the sandbox
-// that has it, where the packet filter does not keep two from the same port. As
-// with addresses, the file system makes one at once or not at all. Only a sandbox
-// with a record has any.
-const portDir = "ports"
+// portDir has a symbolic link for each published port, to the sandbox that has it,
+// where the packet filter does not keep two from the same port. As with addresses,
+// the file system makes one at once or not at all. Only a sandbox with a record has
+// any. It is one for all networks of a host: no bridge has such a name.
+const portDir = ".ports"
+
+func (s store) ports() string { return filepath.Join(filepath.Dir(s.dir), portDir) }
 
 func (s store) port(p policy.Published) string {
-	return filepath.Join(s.dir, portDir, fmt.Sprintf("%s-%d", policy.ProtocolName(p.Protocol), p.Host))
+	return filepath.Join(s.ports(), fmt.Sprintf("%s-%d", policy.ProtocolName(p.Protocol), p.Host))
 }
+
+// portOwner is what the link of a sandbox's port says.
+func (s store) portOwner(id string) string { return filepath.Base(s.dir) + "/" + id }
 
 // takePorts makes ports the sandbox's, those that it has included.
 // errdefs.ErrAlreadyExists names one that is another's; then it has no more than
@@ -30,7 +35,7 @@ func (s store) takePorts(id string, ports []policy.Published) (err error) {
 	if len(ports) == 0 {
 		return nil
 	}
-	if err := os.MkdirAll(filepath.Join(s.dir, portDir), 0o700); err != nil {
+	if err := os.MkdirAll(s.ports(), 0o700); err != nil {
 		return fmt.Errorf("network: state: %w", err)
 	}
 	var taken []string
@@ -43,9 +48,9 @@ func (s store) takePorts(id string, ports []policy.Published) (err error) {
 	}()
 	for _, p := range ports {
 		path := s.port(p)
-		err := os.Symlink(id, path)
+		err := os.Symlink(s.portOwner(id), path)
 		if owner, rerr := os.Readlink(path); errors.Is(err, fs.ErrExist) && rerr == nil {
-			if owner == id {
+			if owner == s.portOwner(id) {
 				continue
 			}
 			return fmt.Errorf("port %d of the host is published by %s: %w", p.Host, owner, errdefs.ErrAlreadyExists)
@@ -60,7 +65,7 @@ func (s store) takePorts(id string, ports []policy.Published) (err error) {
 
 // freePorts gives back the sandbox's ports but for those to keep.
 func (s store) freePorts(id string, keep []policy.Published) error {
-	entries, err := os.ReadDir(filepath.Join(s.dir, portDir))
+	entries, err := os.ReadDir(s.ports())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -69,8 +74,8 @@ func (s store) freePorts(id string, keep []policy.Published) error {
 	}
 	var errs []error
 	for _, e := range entries {
-		path := filepath.Join(s.dir, portDir, e.Name())
-		if owner, err := os.Readlink(path); err != nil || owner != id {
+		path := filepath.Join(s.ports(), e.Name())
+		if owner, err := os.Readlink(path); err != nil || owner != s.portOwner(id) {
 			continue
 		}
 		if !slices.ContainsFunc(keep, func(p policy.Published) bool { return s.port(p) == path }) {

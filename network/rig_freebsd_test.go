@@ -205,13 +205,13 @@ func (r *rig) leftOnHost() (all []string, err error) {
 			all = append(all, "link "+name)
 		}
 	}
-	anchors, err := h.pf.Anchors(r.t.Context())
+	anchors, err := h.pf.Sandboxes(r.t.Context(), r.net.cfg.Bridge)
 	if err != nil {
 		return nil, err
 	}
 	for _, name := range anchors {
 		// Empty ones pf removes in its own time.
-		loaded, err := h.pf.Loaded(r.t.Context(), pf.Root+"/"+name)
+		loaded, err := h.pf.Loaded(r.t.Context(), pf.Sandbox{Name: name, Bridge: r.net.cfg.Bridge})
 		if err != nil {
 			return nil, err
 		}
@@ -219,7 +219,7 @@ func (r *rig) leftOnHost() (all []string, err error) {
 			all = append(all, "rules "+name)
 		}
 	}
-	ports, err := os.ReadDir(filepath.Join(r.net.store.dir, portDir))
+	ports, err := os.ReadDir(r.net.store.ports())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -227,7 +227,7 @@ func (r *rig) leftOnHost() (all []string, err error) {
 		all = append(all, p.Name())
 	}
 	for _, argv := range [][]string{
-		{"/sbin/pfctl", "-a", pf.Root, "-s", "rules"},
+		{"/sbin/pfctl", "-a", pf.NetworkAnchor(r.net.cfg.Bridge), "-s", "rules"},
 		{"/sbin/pfctl", "-s", "states"},
 		{arp, "-an"},
 	} {
@@ -267,8 +267,8 @@ func damages(tap string) map[string]func() error {
 		"the tap is gone":              by(ifconfig, tap, "destroy"),
 		"the tap is down":              by(ifconfig, tap, "down"),
 		"the tap is no private member": by(ifconfig, "cubenet0", "-private", tap),
-		"the sandbox's rules are gone": by("/sbin/pfctl", "-a", pf.Root+"/sandbox-a", "-F", "rules"),
-		"the lines to them are gone":   by("/sbin/pfctl", "-a", pf.Root, "-F", "rules"),
+		"the sandbox's rules are gone": by("/sbin/pfctl", "-a", pf.NetworkAnchor("cubenet0")+"/sandbox-a", "-F", "rules"),
+		"the lines to them are gone":   by("/sbin/pfctl", "-a", pf.NetworkAnchor("cubenet0"), "-F", "rules"),
 		"the bridge is open":           by(sysctl, "net.link.bridge.pfil_local_phys=0"),
 	}
 }

@@ -39,6 +39,9 @@ type record struct {
 	Policy policy.Policy `json:"policy"`
 	// Ready is false until everything has been made.
 	Ready bool `json:"ready"`
+	// Leaving is true from when Del begins: others who write down what all
+	// sandboxes share leave this one out.
+	Leaving bool `json:"leaving,omitempty"`
 	// port is the request's.
 	port *Port
 }
@@ -73,6 +76,8 @@ func (s store) destroy() error {
 		}
 	}
 	state := filepath.Dir(s.dir)
+	// Other networks may have some.
+	_ = os.Remove(s.ports())
 	if os.Remove(state) == nil && state == stateDir {
 		// The shim's, which removes it as well where it is the last.
 		_ = os.Remove(filepath.Dir(state))

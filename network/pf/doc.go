@@ -3,12 +3,13 @@
 // no shell.
 //
 // The host's own ruleset is left alone: an administrator puts MainRules into
-// pf.conf once, which name the anchor "cube" and deny everything to guests that
-// the anchor says nothing of. Everything else happens below the anchor:
+// pf.conf once, which name the anchors below "cube" and deny everything to guests
+// that these say nothing of. Each network of the host has an anchor of its own,
+// named after its bridge, and does nothing outside of it:
 //
-//	cube              translation, and lines by which a packet finds the rules of
-//	                  its sandbox alone
-//	cube/sandbox-ID   the sandbox's rules, tables and redirections
+//	cube/BRIDGE              translation, and lines by which a packet finds the
+//	                         rules of its sandbox alone
+//	cube/BRIDGE/sandbox-ID   the sandbox's rules, tables and redirections
 //
 // A guest's packet is looked at twice. As it comes in on the tap, before the
 // bridge hands it to the host (net.link.bridge.pfil_local_phys), it has to bear
@@ -25,8 +26,11 @@
 // outlaws: see Outlawed.
 package pf
 
-// Root is the anchor that everything is below.
+// Root is the anchor that everything is below. It has no rules itself.
 const Root = "cube"
+
+// NetworkAnchor is the path of the anchor of a bridge's network.
+func NetworkAnchor(bridge string) string { return Root + "/" + bridge }
 
 // Group is the group of the interfaces that guests are behind: bridges, and the
 // taps on them. TapGroup has the taps alone.
@@ -43,8 +47,8 @@ const (
 // bypass the bridge's rules: a copy of each broadcast, and what is sent to the
 // tap's own hardware address.
 const MainRules = `ether block in quick on cubetap
-nat-anchor "cube"
+nat-anchor "cube/*"
 rdr-anchor "cube/*"
-anchor "cube"
+anchor "cube/*"
 block drop quick on cubeguest all
 `

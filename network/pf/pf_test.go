@@ -90,10 +90,10 @@ func TestWhatPfCannotDoIsRefused(t *testing.T) {
 
 func TestCheckMain(t *testing.T) {
 	printed := `ether block in quick on cubetap l3 all
-nat-anchor "cube" all
+nat-anchor "cube/*" all
 rdr-anchor "cube/*" all
 pass in quick on bhyvelink inet6 proto tcp all flags A/A no state
-anchor "cube" all
+anchor "cube/*" all
 block drop quick on cubeguest all
 pass all flags S/SA keep state
 `
@@ -107,7 +107,7 @@ pass all flags S/SA keep state
 		"nothing":                     {"", false},
 		"no fence for frames":         {strings.Replace(printed, "ether block in quick on cubetap l3 all\n", "", 1), false},
 		"no nat":                      {strings.Replace(printed, "nat-anchor", "nat-anchor-not", 1), false},
-		"only on one interface":       {strings.Replace(printed, `anchor "cube" all`, `anchor "cube" on em0 all`, 1), false},
+		"only on one interface":       {strings.Replace(printed, "\nanchor \"cube/*\" all", "\nanchor \"cube/*\" on em0 all", 1), false},
 		"no fence":                    {strings.Replace(printed, "block drop quick on cubeguest all\n", "", 1), false},
 		"fence before anchor":         {"block drop quick on cubeguest all\n" + printed, false},
 		"everything passes before it": {"pass quick all\n" + printed, false},

@@ -23,18 +23,23 @@ const pfctl = "/sbin/pfctl"
 type Control struct{ Run Run }
 
 // busyPause is how long pf is left alone when it was busy, at first; patience how
-// long it may be busy.
+// long it may be so.
 const busyPause, patience = 5 * time.Millisecond, 30 * time.Second
 
-// pfctl runs pfctl(8) until pf is not busy with somebody else's transaction: it has
-// one buffer for addresses of rules, and whoever begins last has it (DIOCBEGINADDRS
-// in sys/netpfil/pf/pf_ioctl.c).
+// passing are failures that are over in a moment. pf is busy with somebody else's
+// transaction: it has one buffer for addresses of rules, and whoever begins last has
+// it (DIOCBEGINADDRS in sys/netpfil/pf/pf_ioctl.c). And before it loads anything,
+// pfctl asks for the groups of all interfaces that it has listed, and gives up where
+// one has gone meanwhile (ifa_add_groups_to_map in sbin/pfctl/pfctl_parser.c).
+var passing = []string{"Device busy", "SIOCGIFGROUP: Device not configured"}
+
+// pfctl runs pfctl(8) until nothing that passes is in its way.
 func (c Control) pfctl(ctx context.Context, stdin string, args ...string) ([]byte, error) {
 	waiting, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for pause := busyPause; ; pause = min(2*pause, 100*busyPause) {
 		out, err := c.Run(ctx, stdin, append([]string{pfctl}, args...)...)
-		if err == nil || !strings.Contains(err.Error(), "Device busy") {
+		if err == nil || !slices.ContainsFunc(passing, func(why string) bool { return strings.Contains(err.Error(), why) }) {
 			return out, err
 		}
 		select {
@@ -91,7 +96,7 @@ func checkMain(rules []byte) error {
 		func(w []string) bool {
 			return slices.Equal(w[:min(6, len(w))], strings.Fields("ether block in quick on "+TapGroup)) && !slices.Contains(w, "from")
 		},
-		isAnchor("nat-anchor", Root), isAnchor("rdr-anchor", Root+"/*"), isAnchor("anchor", Root),
+		isAnchor("nat-anchor"), isAnchor("rdr-anchor"), isAnchor("anchor"),
 		func(w []string) bool { return slices.Equal(w, []string{"block", "drop", "quick", "on", Group, "all"}) },
 	}
 	seen := make([]bool, len(want))
@@ -120,10 +125,10 @@ func checkMain(rules []byte) error {
 	return nil
 }
 
-// isAnchor matches a line as pfctl prints it: `anchor "cube" all`.
-func isAnchor(kind, name string) func([]string) bool {
+// isAnchor matches a line as pfctl prints it: `anchor "cube/*" all`.
+func isAnchor(kind string) func([]string) bool {
 	return func(words []string) bool {
-		return len(words) >= 2 && words[0] == kind && strings.Trim(words[1], `"`) == name && !slices.Contains(words, "on")
+		return len(words) >= 2 && words[0] == kind && strings.Trim(words[1], `"`) == Root+"/*" && !slices.Contains(words, "on")
 	}
 }
 
@@ -137,16 +142,18 @@ func (c Control) CheckSandbox(ctx context.Context, s Sandbox) error {
 	if !bytes.Contains(rules, []byte(s.denied())) {
 		return fmt.Errorf("pf has no rules in anchor %s", s.Anchor())
 	}
-	root, err := c.pfctl(ctx, "", "-a", Root, "-s", "rules")
+	network := NetworkAnchor(s.Bridge)
+	lines, err := c.pfctl(ctx, "", "-a", network, "-s", "rules")
 	if err != nil {
-		return fmt.Errorf("rules of %s: %w", Root, err)
+		return fmt.Errorf("rules of %s: %w", network, err)
 	}
-	for line := range strings.Lines(Dispatch{Sandboxes: []Sandbox{s}}.Rules()) {
-		if want := strings.Fields(line)[:3]; !slices.ContainsFunc(strings.Split(string(root), "\n"), func(have string) bool {
+	for _, line := range s.lines() {
+		// pfctl prints more of a rule than was written.
+		if want := strings.Fields(line)[:3]; !slices.ContainsFunc(strings.Split(string(lines), "\n"), func(have string) bool {
 			words := strings.Fields(have)
 			return len(words) >= 3 && slices.Equal(words[:3], want)
 		}) {
-			return fmt.Errorf("anchor %s has no line %q", Root, strings.TrimSpace(line))
+			return fmt.Errorf("anchor %s has no line %q", network, line)
 		}
 	}
 	return nil
@@ -160,16 +167,14 @@ func (c Control) Load(ctx context.Context, anchor, rules string) error {
 	return nil
 }
 
-// Flush empties an anchor, which makes it go: pf does that within seconds, when it
-// purges what has been taken out. One that is not there is no error.
-func (c Control) Flush(ctx context.Context, anchor string) error {
-	anchors, err := c.Anchors(ctx)
-	if err != nil {
+// Flush empties a sandbox's anchor, which makes it go: pf does that within seconds,
+// when it purges what has been taken out. One that is not there is no error.
+func (c Control) Flush(ctx context.Context, s Sandbox) error {
+	anchors, err := c.Sandboxes(ctx, s.Bridge)
+	if err != nil || !slices.Contains(anchors, s.Name) {
 		return err
 	}
-	if !slices.Contains(anchors, strings.TrimPrefix(anchor, Root+"/")) {
-		return nil
-	}
+	anchor := s.Anchor()
 	// "all" would be the states and sources of everybody as well.
 	for _, what := range []string{"nat", "rules", "Tables"} {
 		_, err := c.pfctl(ctx, "", "-a", anchor, "-F", what)
@@ -184,24 +189,29 @@ func (c Control) Flush(ctx context.Context, anchor string) error {
 	return nil
 }
 
-// Loaded says whether an anchor has rules.
-func (c Control) Loaded(ctx context.Context, anchor string) (bool, error) {
-	rules, err := c.pfctl(ctx, "", "-a", anchor, "-s", "rules")
+// Loaded says whether a sandbox's anchor has rules.
+func (c Control) Loaded(ctx context.Context, s Sandbox) (bool, error) {
+	rules, err := c.pfctl(ctx, "", "-a", s.Anchor(), "-s", "rules")
 	if err != nil {
-		return false, fmt.Errorf("rules of %s: %w", anchor, err)
+		return false, fmt.Errorf("rules of %s: %w", s.Name, err)
 	}
 	return len(bytes.TrimSpace(rules)) > 0, nil
 }
 
-// Anchors are the names of the anchors below Root.
-func (c Control) Anchors(ctx context.Context) ([]string, error) {
-	out, err := c.pfctl(ctx, "", "-a", Root, "-s", "Anchors")
+// Sandboxes are the names of the anchors of a bridge's network.
+func (c Control) Sandboxes(ctx context.Context, bridge string) ([]string, error) {
+	network := NetworkAnchor(bridge)
+	out, err := c.pfctl(ctx, "", "-a", network, "-s", "Anchors")
+	if err != nil && strings.Contains(err.Error(), "does not exist") {
+		// pf has forgotten it, as it was empty.
+		return nil, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list anchors: %w", err)
 	}
 	var names []string
 	for word := range strings.FieldsSeq(string(out)) {
-		names = append(names, strings.TrimPrefix(word, Root+"/"))
+		names = append(names, strings.TrimPrefix(word, network+"/"))
 	}
 	return names, nil
 }

@@ -13,7 +13,7 @@ import (
 
 // Sandbox is what the rules of one sandbox are made from.
 type Sandbox struct {
-	// Name is the anchor's, below Root: at most 63 bytes.
+	// Name is the anchor's, below that of the network of Bridge: at most 63 bytes.
 	Name string
 	// Tap is the guest's, a member of Bridge, by which the host reaches Address.
 	Tap, Bridge string
@@ -22,7 +22,7 @@ type Sandbox struct {
 }
 
 // Anchor is the path of the sandbox's anchor.
-func (s Sandbox) Anchor() string { return Root + "/" + s.Name }
+func (s Sandbox) Anchor() string { return NetworkAnchor(s.Bridge) + "/" + s.Name }
 
 // publishedTag is on packets that have come by a published port.
 const publishedTag = "cubepublished"
@@ -147,7 +147,7 @@ func (r *ruleset) services(s policy.Service, action, peers, rest string) {
 	r.line("%s%s port { %s }%s", action, peers, strings.Join(ports, " "), rest)
 }
 
-// Dispatch is what the ruleset of Root is made from.
+// Dispatch is what the ruleset of a network's anchor is made from.
 type Dispatch struct {
 	// Bridge is the bridge's interface.
 	Bridge string
@@ -159,18 +159,32 @@ type Dispatch struct {
 	Sandboxes []Sandbox
 }
 
-// Rules is Root's ruleset.
+// Rules is the ruleset of the network's anchor.
 func (d Dispatch) Rules() string {
 	r := &ruleset{}
+	// A guest of another network has to see who speaks: it trusts the host.
+	r.line("no nat on %s inet from %s to any", Group, d.Subnet)
 	for _, name := range d.Egress {
 		r.line("nat on %s inet from %s to ! %[2]s -> (%[1]s:0)", name, d.Subnet)
 	}
+	r.line(`rdr-anchor "*"`)
 	for _, s := range d.Sandboxes {
-		r.line("anchor %q in on %s", s.Name, s.Tap)
+		r.line("%s", s.lines()[0])
 	}
 	for _, s := range d.Sandboxes {
-		r.line("anchor %q in on %s inet from %s to any", s.Name, s.Bridge, s.Address)
-		r.line("anchor %q out on %s inet from any to %s", s.Name, s.Bridge, s.Address)
+		for _, line := range s.lines()[1:] {
+			r.line("%s", line)
+		}
 	}
 	return r.String()
+}
+
+// lines are those by which packets find the sandbox's rules: on the tap, and on
+// the bridge in both directions.
+func (s Sandbox) lines() []string {
+	return []string{
+		fmt.Sprintf("anchor %q in on %s", s.Name, s.Tap),
+		fmt.Sprintf("anchor %q in on %s inet from %s to any", s.Name, s.Bridge, s.Address),
+		fmt.Sprintf("anchor %q out on %s inet from any to %s", s.Name, s.Bridge, s.Address),
+	}
 }
