@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -126,7 +125,11 @@ func (h *freebsd) unset(ctx context.Context) ([]string, error) {
 }
 
 func (h *freebsd) sandbox(r *record, p *policy.Compiled) pf.Sandbox {
-	return pf.Sandbox{Name: r.Anchor, Tap: r.Tap, Bridge: h.cfg.Bridge, Address: r.Address, Policy: p}
+	s := pf.Sandbox{Name: r.Anchor, Tap: r.Tap, Bridge: h.cfg.Bridge, Address: r.Address, Policy: p}
+	if p != nil {
+		s.Opened = openOf(r.Opened, p)
+	}
+	return s
 }
 
 // dispatch rewrites the lines by which pf finds the sandboxes' rules.
@@ -191,12 +194,13 @@ func (h *freebsd) attach(ctx context.Context, r *record, p *policy.Compiled) err
 }
 
 func (h *freebsd) setPolicy(ctx context.Context, r *record, p *policy.Compiled) error {
-	s := h.sandbox(r, p)
-	rules, err := s.Rules()
+	was, err := r.Policy.Compile(r.DNS)
 	if err != nil {
 		return err
 	}
-	was, err := r.Policy.Compile(r.DNS)
+	r.Opened = r.keptOpen(was, p)
+	s := h.sandbox(r, p)
+	rules, err := s.Rules()
 	if err != nil {
 		return err
 	}
@@ -226,10 +230,6 @@ func (h *freebsd) setPolicy(ctx context.Context, r *record, p *policy.Compiled) 
 		})
 	}
 	return h.pf.Kill(ctx, pf.Outlawed(s, states, isHost))
-}
-
-func (h *freebsd) resolved(context.Context, *record, *policy.Compiled, int, []netip.Addr, time.Duration) error {
-	return fmt.Errorf("domain names: addresses in pf's tables have no end: %w", errdefs.ErrNotImplemented)
 }
 
 func (h *freebsd) detach(ctx context.Context, r *record) (Released, error) {

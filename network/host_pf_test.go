@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -138,11 +139,15 @@ func freebsdNetwork(t *testing.T, s *system) *Network {
 	cfg := DefaultConfig()
 	cfg.State = filepath.Join(t.TempDir(), "state")
 	cfg.DNS = []netip.Addr{netip.MustParseAddr("192.0.2.53")}
+	return freebsdNetworkOf(cfg, s)
+}
+
+func freebsdNetworkOf(cfg Config, s *system) *Network {
 	st := store{dir: filepath.Join(cfg.State, cfg.Bridge)}
-	return &Network{cfg: cfg, store: st, host: &freebsd{
+	return newNetwork(cfg, st, &freebsd{
 		cfg: cfg, store: st, pf: pf.Control{Run: s.run},
 		egress: func(string) ([]string, error) { return []string{"em0"}, nil },
-	}}
+	})
 }
 
 // What FreeBSD's tools are told, from the first Add to the last Del.
@@ -265,5 +270,101 @@ func TestFreeBSDPublishedPorts(t *testing.T) {
 	}
 	if err := n.SetPolicy(ctx, "a", policy.Policy{Publish: append(web.Publish, dns.Publish...)}); err != nil {
 		t.Errorf("ports of one that has gone: %v", err)
+	}
+}
+
+// Networks of one host share units of taps and the host's ports, and no anchor.
+func TestFreeBSDTwoNetworks(t *testing.T) {
+	s := newSystem()
+	n := freebsdNetwork(t, s)
+	cfg := n.cfg
+	cfg.Bridge, cfg.Subnet = "cubenet1", netip.MustParsePrefix("10.78.0.0/24")
+	cfg.Gateway, cfg.First, cfg.Last = netip.MustParseAddr("10.78.0.1"), netip.MustParseAddr("10.78.0.10"), netip.MustParseAddr("10.78.0.200")
+	other := freebsdNetworkOf(cfg, s)
+	ctx := t.Context()
+	web := policy.Policy{Publish: []policy.Port{{Host: 8080, Guest: 80}}}
+	a, err := n.Add(ctx, Request{ID: "a", Policy: &web})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.Add(ctx, Request{ID: "a", Policy: &web}); !errdefs.IsAlreadyExists(err) {
+		t.Errorf("a port of another network's: %v, want it to exist already", err)
+	}
+	b, err := other.Add(ctx, Request{ID: "a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.Tap == b.Tap || s.anchors["cube/cubenet0/sandbox-a"] == "" || s.anchors["cube/cubenet1/sandbox-a"] == "" {
+		t.Errorf("taps %s and %s, anchors %q", a.Tap, b.Tap, slices.Sorted(maps.Keys(s.anchors)))
+	}
+	if removed, err := other.GC(ctx, nil); err != nil || len(removed) > 0 {
+		t.Errorf("GC removed %q, %v", removed, err)
+	}
+	if _, err := n.Del(ctx, "a"); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Destroy(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if s.ifaces[b.Tap] != "cubenet1 a" || s.anchors["cube/cubenet1"] == "" || s.anchors["cube/cubenet1/sandbox-a"] == "" {
+		t.Errorf("after the end of the first network: %q, anchors %q", s.ifaces, slices.Sorted(maps.Keys(s.anchors)))
+	}
+	if err := other.SetPolicy(ctx, "a", web); err != nil {
+		t.Errorf("its port is free: %v", err)
+	}
+}
+
+// What a name has opened is closed when its time is over, unless it is in use; a
+// change of policy keeps what both allow.
+func TestFreeBSDNames(t *testing.T) {
+	s := newSystem()
+	n := freebsdNetwork(t, s)
+	ctx := t.Context()
+	web := policy.Rule{Peers: []string{"web.example.org"}, Protocol: "tcp", Ports: []string{"80"}}
+	other := policy.Rule{Peers: []string{"other.example.org"}}
+	a, err := n.Add(ctx, Request{ID: "a", Policy: &policy.Policy{Allow: []policy.Rule{web, other}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	used, idle, gone := netip.MustParseAddr(friend), netip.MustParseAddr(foe), netip.MustParseAddr("203.0.113.99")
+	over := -time.Second
+	for _, name := range []struct {
+		name string
+		addr netip.Addr
+		ttl  time.Duration
+	}{
+		{"web.example.org", used, over},
+		{"web.example.org", idle, over},
+		{"web.example.org", idle, over - 1}, // An answer that says less does not take away.
+		{"other.example.org", gone, time.Hour},
+		{"none.example.org", gone, time.Hour},
+	} {
+		if err := n.Resolved(ctx, a.Address, name.name, []netip.Addr{name.addr}, name.ttl); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.states = "cubenet0 tcp 203.0.113.10:80 <- " + a.Address.String() + ":4000       ESTABLISHED:ESTABLISHED\n   id: 01 creatorid: 02\n" +
+		"cubenet0 tcp 203.0.113.66:80 <- " + a.Address.String() + ":4001       FIN_WAIT_2:FIN_WAIT_2\n   id: 03 creatorid: 02\n"
+	s.log.Reset()
+	next := n.expire(ctx, n.host.(expirer))
+	if in := time.Until(next); in < openIdle-time.Minute || in > openIdle {
+		t.Errorf("the next time is %v from now, want %v after the flow was seen", in, openIdle)
+	}
+	const anchor = "/sbin/pfctl -q -a cube/cubenet0/sandbox-a -t names-0 -T "
+	if log := s.log.String(); !strings.Contains(log, anchor+"delete 203.0.113.66\n") || strings.Count(log, "-T") != 1 {
+		t.Errorf("ran:\n%s", log)
+	}
+	// The other name has another number now, and web is gone.
+	if err := n.SetPolicy(ctx, "a", policy.Policy{Allow: []policy.Rule{other}}); err != nil {
+		t.Fatal(err)
+	}
+	if rules := s.anchors["cube/cubenet0/sandbox-a"]; !strings.Contains(rules, "table <names-0> persist { 203.0.113.99 }") || strings.Contains(rules, friend) {
+		t.Errorf("rules:\n%s", rules)
+	}
+	if !strings.Contains(s.log.String(), "-k id -k 01/02") {
+		t.Error("the flow to the name that has gone was not cut")
+	}
+	if in := time.Until(n.expire(ctx, n.host.(expirer))); in < 50*time.Minute {
+		t.Errorf("the next time is %v from now, want that of the other name", in)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/policy"
 )
@@ -58,7 +59,86 @@ func (n *Network) Resolved(ctx context.Context, guest netip.Addr, domain string,
 			return fmt.Errorf("network of %s: %w", id, err)
 		}
 	}
+	select {
+	case n.opened <- struct{}{}:
+	default: // It has been told already.
+	}
 	return nil
+}
+
+// expirer is a host whose packet filter does not close addresses of names by
+// itself.
+type expirer interface {
+	// expire closes what is over, and says when the next will be; a zero time if
+	// there is none.
+	expire(ctx context.Context, r *record, p *policy.Compiled) (time.Time, error)
+}
+
+// expireAgain is how long Expire waits after a failure.
+const expireAgain = 5 * time.Second
+
+// Expire closes the addresses that Resolved has opened when their time is over,
+// until ctx ends. It has to run in the process that calls Resolved. What fails is
+// logged, and tried again. errdefs.ErrNotImplemented where the packet filter does it
+// by itself.
+func (n *Network) Expire(ctx context.Context) error {
+	e, ok := n.host.(expirer)
+	if !ok {
+		return fmt.Errorf("network %s: close addresses of names: %w", n.cfg.Bridge, errdefs.ErrNotImplemented)
+	}
+	for {
+		var timer <-chan time.Time
+		if next := n.expire(ctx, e); !next.IsZero() {
+			timer = time.After(time.Until(next))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-n.opened:
+		case <-timer:
+		}
+	}
+}
+
+// expire closes what is over of all sandboxes, and says when the next will be.
+func (n *Network) expire(ctx context.Context, e expirer) (next time.Time) {
+	at := func(t time.Time) {
+		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
+			next = t
+		}
+	}
+	records, err := n.store.records()
+	if err != nil {
+		log.G(ctx).WithError(err).Error("records of the network")
+		at(time.Now().Add(expireAgain))
+	}
+	for _, r := range records {
+		if len(r.Opened) == 0 {
+			continue
+		}
+		t, err := n.expireOf(ctx, e, r.ID)
+		if err != nil && !errdefs.IsNotFound(err) {
+			log.G(ctx).WithError(err).WithField("sandbox", r.ID).Error("addresses of names whose time is over are open")
+			t = time.Now().Add(expireAgain)
+		}
+		at(t)
+	}
+	return next
+}
+
+func (n *Network) expireOf(ctx context.Context, e expirer, id string) (time.Time, error) {
+	ctx, cancel := context.WithTimeout(ctx, repairTimeout)
+	defer cancel()
+	lock, r, err := n.lockExisting(ctx, id)
+	if err != nil {
+		return time.Time{}, err
+	}
+	defer lock.Close()
+	p, err := r.Policy.Compile(r.DNS)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return e.expire(ctx, r, p)
 }
 
 func (n *Network) policyOf(guest netip.Addr) (*record, *policy.Compiled, error) {

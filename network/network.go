@@ -22,6 +22,8 @@ type Network struct {
 	cfg   Config
 	store store
 	host  host
+	// opened tells Expire of addresses that have been opened.
+	opened chan struct{}
 }
 
 // host is what a network does to the system that it is on. Each method may find
@@ -62,7 +64,11 @@ func Open(cfg Config) (*Network, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Network{cfg: cfg, store: s, host: h}, nil
+	return newNetwork(cfg, s, h), nil
+}
+
+func newNetwork(cfg Config, s store, h host) *Network {
+	return &Network{cfg: cfg, store: s, host: h, opened: make(chan struct{}, 1)}
 }
 
 // Config is the network's configuration.

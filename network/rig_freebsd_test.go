@@ -28,7 +28,6 @@ var frameHeader []byte
 const (
 	limitsBandwidth  = false
 	publishesLocally = false
-	opensNames       = false
 )
 
 // pf sees packets, and not what carries them; the bridge drops the others.

@@ -23,7 +23,6 @@ var frameHeader = make([]byte, 10)
 const (
 	limitsBandwidth  = true
 	publishesLocally = true
-	opensNames       = true
 )
 
 // Whatever does not bear the guest's own addresses is stopped at the tap.

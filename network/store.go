@@ -42,6 +42,9 @@ type record struct {
 	// Leaving is true from when Del begins: others who write down what all
 	// sandboxes share leave this one out.
 	Leaving bool `json:"leaving,omitempty"`
+	// Opened are the open addresses of domain names, where the packet filter does
+	// not close them by itself.
+	Opened []opened `json:"opened,omitempty"`
 	// port is the request's.
 	port *Port
 }

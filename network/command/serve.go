@@ -47,7 +47,7 @@ func serve(ctx context.Context, c *cli.Command) error {
 		if err != nil {
 			return err
 		}
-		jobs = append(jobs, job)
+		jobs = append(jobs, job, n.Expire)
 	}
 	if address := c.String(metricsFlag); address != "" {
 		server, err := scrape.Serve(metrics.New(n), address)

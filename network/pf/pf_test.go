@@ -79,7 +79,6 @@ func TestGolden(t *testing.T) {
 func TestWhatPfCannotDoIsRefused(t *testing.T) {
 	for _, p := range []policy.Policy{
 		{Bandwidth: 1},
-		{Allow: []policy.Rule{{Peers: []string{"example.org"}}}},
 		{Publish: []policy.Port{{HostIP: netip.MustParseAddr("127.0.0.1"), Host: 1, Guest: 1}}},
 	} {
 		if _, err := sandbox(t, p).Rules(); !errdefs.IsNotImplemented(err) {
@@ -142,10 +141,10 @@ nonsense
 	}
 	ap := netip.MustParseAddrPort
 	want := []State{
-		{"0000000000000001/0000000a", ap("10.77.0.10:4000"), ap("203.0.113.10:80"), 6},
-		{"0000000000000002/0000000a", ap("10.77.0.10:4000"), ap("203.0.113.10:80"), 6},
-		{"0000000000000003/0000000a", ap("198.51.100.9:5000"), ap("10.77.0.10:80"), 17},
-		{"0000000000000005/0000000a", ap("10.77.0.10:7"), ap("203.0.113.66:8"), 1},
+		{"0000000000000001/0000000a", ap("10.77.0.10:4000"), ap("203.0.113.10:80"), 6, true},
+		{"0000000000000002/0000000a", ap("10.77.0.10:4000"), ap("203.0.113.10:80"), 6, true},
+		{"0000000000000003/0000000a", ap("198.51.100.9:5000"), ap("10.77.0.10:80"), 17, true},
+		{"0000000000000005/0000000a", ap("10.77.0.10:7"), ap("203.0.113.66:8"), 1, true},
 	}
 	if !slices.Equal(states, want) {
 		t.Errorf("states: %v, want %v", states, want)
@@ -162,6 +161,44 @@ nonsense
 	if got := Outlawed(s, states, host); len(got) != 3 {
 		t.Errorf("outlawed: %v, want what goes to the host as well, as that is not allowed", got)
 	}
+}
+
+func TestOpenFlows(t *testing.T) {
+	for line, want := range map[string]bool{
+		"cubenet0 tcp 203.0.113.10:80 <- 10.77.0.10:4000       ESTABLISHED:ESTABLISHED": true,
+		"cubenet0 tcp 203.0.113.10:81 <- 10.77.0.10:4000       CLOSED:SYN_SENT":         false,
+		"cubenet0 tcp 203.0.113.10:80 <- 10.77.0.10:4000       FIN_WAIT_2:FIN_WAIT_2":   false,
+		"cubenet0 udp 203.0.113.10:53 <- 10.77.0.10:4000       SINGLE:MULTIPLE":         true,
+		"cubenet0 udp 203.0.113.10:53 <- 10.77.0.10:4000       NO_TRAFFIC:SINGLE":       false,
+	} {
+		if s, ok := parseState(line); !ok || s.Open != want {
+			t.Errorf("%s: open is %v, want %v", line, s.Open, want)
+		}
+	}
+}
+
+// A flow to an address that a name has opened is as good as one to an address that
+// is allowed, at the services of that name and where nothing denies it.
+func TestFlowsToNames(t *testing.T) {
+	s := sandbox(t, policy.Policy{
+		Deny:  []policy.Rule{{Peers: []string{"203.0.113.66"}}},
+		Allow: []policy.Rule{{Peers: []string{"a.example.org"}, Protocol: "tcp", Ports: []string{"80"}}, {Peers: []string{"b.example.org"}}},
+	})
+	addr := netip.MustParseAddr
+	s.Opened = [][]netip.Addr{{addr("203.0.113.10"), addr("203.0.113.66")}, {addr("203.0.113.11")}}
+	to := func(target string) State {
+		return State{From: netip.AddrPortFrom(s.Address, 4000), To: netip.MustParseAddrPort(target), Protocol: 6}
+	}
+	kept := []State{to("203.0.113.10:80"), to("203.0.113.11:81")}
+	cut := []State{to("203.0.113.10:81"), to("203.0.113.66:80"), to("203.0.113.12:80")}
+	if got := Outlawed(s, append(slices.Clone(kept), cut...), func(netip.Addr) bool { return false }); !slices.Equal(got, cut) {
+		t.Errorf("outlawed: %v, want %v", got, cut)
+	}
+	rules, err := s.Rules()
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "names.pf", rules)
 }
 
 // recorder is a pfctl that remembers, and knows some anchors.
@@ -188,27 +225,27 @@ func (r *recorder) run(_ context.Context, stdin string, argv ...string) ([]byte,
 
 // What an id has in it never becomes a further argument, let alone a command.
 func TestArguments(t *testing.T) {
-	r := &recorder{anchors: "  cube/sandbox-a;reboot\n  cube/sandbox-b\n"}
+	r := &recorder{anchors: "  cube/cubenet0/sandbox-a;reboot\n  cube/cubenet0/sandbox-b\n"}
 	c := Control{Run: r.run}
-	if err := c.Load(t.Context(), "cube/sandbox-a;reboot", "block all\n"); err != nil {
+	if err := c.Load(t.Context(), "cube/cubenet0/sandbox-a;reboot", "block all\n"); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Flush(t.Context(), "cube/sandbox-a;reboot"); err != nil {
+	if err := c.Flush(t.Context(), Sandbox{Name: "sandbox-a;reboot", Bridge: "cubenet0"}); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Flush(t.Context(), "cube/none"); err != nil {
+	if err := c.Flush(t.Context(), Sandbox{Name: "none", Bridge: "cubenet0"}); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.KillAll(t.Context(), netip.MustParseAddr("10.77.0.10")); err != nil {
 		t.Fatal(err)
 	}
 	want := []string{
-		`["/sbin/pfctl" "-a" "cube/sandbox-a;reboot" "-f" "-"] < "block all\n"`,
-		`["/sbin/pfctl" "-a" "cube" "-s" "Anchors"] < ""`,
-		`["/sbin/pfctl" "-a" "cube/sandbox-a;reboot" "-F" "nat"] < ""`,
-		`["/sbin/pfctl" "-a" "cube/sandbox-a;reboot" "-F" "rules"] < ""`,
-		`["/sbin/pfctl" "-a" "cube/sandbox-a;reboot" "-F" "Tables"] < ""`,
-		`["/sbin/pfctl" "-a" "cube" "-s" "Anchors"] < ""`,
+		`["/sbin/pfctl" "-a" "cube/cubenet0/sandbox-a;reboot" "-f" "-"] < "block all\n"`,
+		`["/sbin/pfctl" "-a" "cube/cubenet0" "-s" "Anchors"] < ""`,
+		`["/sbin/pfctl" "-a" "cube/cubenet0/sandbox-a;reboot" "-F" "nat"] < ""`,
+		`["/sbin/pfctl" "-a" "cube/cubenet0/sandbox-a;reboot" "-F" "rules"] < ""`,
+		`["/sbin/pfctl" "-a" "cube/cubenet0/sandbox-a;reboot" "-F" "Tables"] < ""`,
+		`["/sbin/pfctl" "-a" "cube/cubenet0" "-s" "Anchors"] < ""`,
 		`["/sbin/pfctl" "-k" "10.77.0.10"] < ""`,
 		`["/sbin/pfctl" "-k" "0.0.0.0/0" "-k" "10.77.0.10"] < ""`,
 		`["/sbin/pfctl" "-k" "nat" "-k" "10.77.0.10"] < ""`,

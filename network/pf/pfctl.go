@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -163,6 +164,28 @@ func (c Control) CheckSandbox(ctx context.Context, s Sandbox) error {
 func (c Control) Load(ctx context.Context, anchor, rules string) error {
 	if _, err := c.pfctl(ctx, rules, "-a", anchor, "-f", "-"); err != nil {
 		return fmt.Errorf("load anchor %s: %w", anchor, err)
+	}
+	return nil
+}
+
+// Open lets a guest reach addresses of the i-th of its policy's names, and Close ends
+// that for flows to come. What is so already is no error.
+func (c Control) Open(ctx context.Context, s Sandbox, i int, addrs []netip.Addr) error {
+	return c.table(ctx, s, i, "add", addrs)
+}
+
+// Close is the opposite of Open.
+func (c Control) Close(ctx context.Context, s Sandbox, i int, addrs []netip.Addr) error {
+	return c.table(ctx, s, i, "delete", addrs)
+}
+
+func (c Control) table(ctx context.Context, s Sandbox, i int, verb string, addrs []netip.Addr) error {
+	args := []string{"-q", "-a", s.Anchor(), "-t", namesTable(i), "-T", verb}
+	for _, a := range addrs {
+		args = append(args, a.String())
+	}
+	if _, err := c.pfctl(ctx, "", args...); err != nil {
+		return fmt.Errorf("%s addresses of names of %s: %w", verb, s.Name, err)
 	}
 	return nil
 }

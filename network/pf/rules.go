@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"go4.org/netipx"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/policy"
 )
@@ -19,6 +18,8 @@ type Sandbox struct {
 	Tap, Bridge string
 	Address     netip.Addr
 	Policy      *policy.Compiled
+	// Opened are the open addresses of domain names, by the policy's Names.
+	Opened [][]netip.Addr
 }
 
 // Anchor is the path of the sandbox's anchor.
@@ -38,12 +39,16 @@ func (s Sandbox) Rules() (string, error) {
 	if p.Bandwidth > 0 {
 		return "", fmt.Errorf("policy: bandwidth: pf leaves that to dummynet(4): %w", errdefs.ErrNotImplemented)
 	}
-	if len(p.Names) > 0 {
-		return "", fmt.Errorf("policy: domain names: addresses in pf's tables have no end: %w", errdefs.ErrNotImplemented)
-	}
 	r := &ruleset{}
 	deny, resolver := r.tables("deny", p.Deny), r.tables("resolver", p.Resolvers)
 	allow, accept := r.tables("allow", p.Allow), r.tables("accept", p.Accept)
+	for i := range p.Names {
+		var addrs []netip.Addr
+		if i < len(s.Opened) {
+			addrs = s.Opened[i]
+		}
+		table(r, namesTable(i), addrs)
+	}
 	for _, port := range p.Publish {
 		to := "(self)"
 		if port.HostIP.IsValid() {
@@ -85,6 +90,9 @@ func (s Sandbox) Rules() (string, error) {
 	for i, m := range p.Allow {
 		r.services(m.Service, passesIn, from+" to <"+allow[i]+">", state)
 	}
+	for i, m := range p.Names {
+		r.services(m.Service, passesIn, from+" to <"+namesTable(i)+">", state)
+	}
 	r.line("%s%s to any%s", deniesIn, from, denied)
 
 	r.line("%s from (self)%s%s", passesOut, to, bound)
@@ -105,25 +113,31 @@ func (r *ruleset) line(format string, args ...any) {
 	fmt.Fprintf(r, format+"\n", args...)
 }
 
-// tables defines a table for the peers of each match, and returns their names.
+// namesTable has the open addresses of the i-th of a policy's names.
+func namesTable(i int) string { return fmt.Sprintf("names-%d", i) }
+
+// tables defines a table for the peers of each match, and returns their names. pf
+// has no ranges, only prefixes.
 func (r *ruleset) tables(kind string, all []policy.Match) []string {
 	names := make([]string, len(all))
 	for i, m := range all {
 		names[i] = fmt.Sprintf("%s-%d", kind, i)
-		r.table(names[i], m.Peers)
+		var prefixes []netip.Prefix
+		for _, peer := range m.Peers {
+			prefixes = append(prefixes, peer.Prefixes()...)
+		}
+		table(r, names[i], prefixes)
 	}
 	return names
 }
 
-// table defines a table. pf has no ranges, only prefixes.
-func (r *ruleset) table(name string, peers []netipx.IPRange) {
+// table defines a table.
+func table[T fmt.Stringer](r *ruleset, name string, peers []T) {
 	fmt.Fprintf(r, "table <%s> persist", name)
 	if len(peers) > 0 {
 		r.WriteString(" {")
 		for _, peer := range peers {
-			for _, p := range peer.Prefixes() {
-				r.WriteString(" " + p.String())
-			}
+			r.WriteString(" " + peer.String())
 		}
 		r.WriteString(" }")
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/policy"
@@ -17,6 +18,8 @@ type State struct {
 	// From opened it.
 	From, To netip.AddrPort
 	Protocol uint8
+	// Open is true once both ends have spoken, until one of them has closed it.
+	Open bool
 }
 
 // States are those that an address has a part in.
@@ -79,7 +82,16 @@ func parseState(line string) (State, bool) {
 	if rest[0] == "<-" {
 		a, b = b, a
 	}
-	return State{From: a, To: b, Protocol: proto}, true
+	return State{From: a, To: b, Protocol: proto, Open: isOpen(words[1], words[len(words)-1])}, true
+}
+
+// isOpen reads what pfctl says of the two ends of a flow, such as
+// "ESTABLISHED:FIN_WAIT_2", "SINGLE:NO_TRAFFIC", "0:0".
+func isOpen(proto, ends string) bool {
+	if proto == "tcp" {
+		return ends == "ESTABLISHED:ESTABLISHED"
+	}
+	return !strings.Contains(ends, "NO_TRAFFIC")
 }
 
 // Kill forgets states. One that has gone meanwhile is no error.
@@ -123,9 +135,20 @@ func Outlawed(s Sandbox, states []State, host func(netip.Addr) bool) []State {
 			f.Peer = st.From.Addr()
 		}
 		f.Host = host(f.Peer)
-		if opens && !s.Policy.Opens(f) || !opens && !s.Policy.Takes(f, true) {
+		if opens && !s.opens(f) || !opens && !s.Policy.Takes(f, true) {
 			outlawed = append(outlawed, st)
 		}
 	}
 	return outlawed
+}
+
+// opens says whether the guest may open a flow, those to open addresses of names
+// included.
+func (s Sandbox) opens(f policy.Flow) bool {
+	for i, addrs := range s.Opened {
+		if slices.Contains(addrs, f.Peer) && s.Policy.OpensNamed(f, i) {
+			return true
+		}
+	}
+	return s.Policy.Opens(f)
 }

@@ -35,6 +35,12 @@ func (c *Compiled) Opens(f Flow) bool {
 	return matches(c.Allow, f)
 }
 
+// OpensNamed says whether the guest may open a flow to an address that is open as
+// one of the i-th of Names.
+func (c *Compiled) OpensNamed(f Flow, i int) bool {
+	return c.Opens(f) || !f.Host && !matches(c.Deny, f) && c.Names[i].includes(f)
+}
+
 // Takes says whether a flow to the guest passes. published is true if it has
 // come by a port of the host's, and Port is the guest's all the same.
 func (c *Compiled) Takes(f Flow, published bool) bool {
