@@ -7,9 +7,9 @@ import (
 	"slices"
 	"time"
 
+	cgroup2 "github.com/containerd/cgroups/v3/cgroup2/stats"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
-	"google.golang.org/protobuf/types/known/anypb"
 
 	agentv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto/v1"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/config"
@@ -170,15 +170,21 @@ func (s *Sandbox) Ping(ctx context.Context, id string) error {
 	})
 }
 
-// Metrics are what all containers of the declared sandbox use together, as
-// io.containerd.cgroups.v2.Metrics.
-func (s *Sandbox) Metrics(ctx context.Context, id string) (metrics *anypb.Any, err error) {
-	err = s.ask(ctx, id, "measure", func(ctx context.Context, v *vm) error {
-		resp, err := v.agent.pod.Metrics(ctx, &agentv1.PodMetricsRequest{})
-		metrics = resp.GetMetrics()
+// Metrics are what all containers of the declared sandbox use together.
+func (s *Sandbox) Metrics(ctx context.Context, id string) (*cgroup2.Metrics, error) {
+	var resp *agentv1.PodMetricsResponse
+	err := s.ask(ctx, id, "measure", func(ctx context.Context, v *vm) (err error) {
+		resp, err = v.agent.pod.Metrics(ctx, &agentv1.PodMetricsRequest{})
 		return err
 	})
-	return metrics, err
+	if err != nil {
+		return nil, err
+	}
+	metrics, err := metricsIn(resp.Metrics)
+	if err != nil {
+		return nil, fmt.Errorf("measure sandbox %s: %w", id, err)
+	}
+	return metrics, nil
 }
 
 // ask makes one request to the agent of the declared sandbox in bounded time.

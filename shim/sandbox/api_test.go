@@ -10,7 +10,9 @@ import (
 	"testing"
 	"time"
 
+	cgroup2 "github.com/containerd/cgroups/v3/cgroup2/stats"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
@@ -75,7 +77,16 @@ func TestADeclaredSandbox(t *testing.T) {
 		t.Errorf("the guest's pod is %v", got)
 	}
 	must(t, b.Ping(b.within(), "pod"))
-	if m, err := b.Metrics(b.within(), "pod"); err != nil || m.GetTypeUrl() != "metrics" {
+	if m, err := b.Metrics(b.within(), "pod"); !errdefs.IsDataLoss(err) {
+		t.Errorf("metrics that are none: %v, %v", m, err)
+	}
+	stats, err := typeurl.MarshalAnyToProto(&cgroup2.Metrics{Memory: &cgroup2.MemoryStat{Usage: 4711}})
+	must(t, err)
+	a := b.agent()
+	a.mu.Lock()
+	a.podStats = stats
+	a.mu.Unlock()
+	if m, err := b.Metrics(b.within(), "pod"); err != nil || m.GetMemory().GetUsage() != 4711 {
 		t.Errorf("metrics: %v, %v", m, err)
 	}
 

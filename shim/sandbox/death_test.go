@@ -3,6 +3,7 @@ package sandbox
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -10,6 +11,9 @@ import (
 	"github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/log"
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -209,6 +213,29 @@ func TestEventsOutOfPlaceAreDropped(t *testing.T) {
 	}
 	if b.machineNow().wasDestroyed() {
 		t.Error("the machine was ended")
+	}
+}
+
+// A guest does not fill the host's log.
+func TestNonsenseIsLoggedNowAndThen(t *testing.T) {
+	b := newBed(t)
+	b.running("c1")
+	hooks := log.L.Logger.ReplaceHooks(logrus.LevelHooks{})
+	t.Cleanup(func() { log.L.Logger.ReplaceHooks(hooks) })
+	hook := logtest.NewLocal(log.L.Logger)
+	for range 50 {
+		b.agent().emit(&apievents.TaskOOM{ContainerID: "nobody's"})
+	}
+	b.agent().emit(&apievents.TaskOOM{ContainerID: "c1"})
+	b.published("oom c1")
+	lines := 0
+	for _, e := range hook.AllEntries() {
+		if err, ok := e.Data[logrus.ErrorKey].(error); ok && strings.Contains(err.Error(), "nobody's") {
+			lines++
+		}
+	}
+	if lines == 0 || lines > complaintsAtOnce {
+		t.Errorf("%d lines, want some and at most %d", lines, complaintsAtOnce)
 	}
 }
 

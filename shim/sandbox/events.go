@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/log"
 	"github.com/containerd/typeurl/v2"
+	"golang.org/x/time/rate"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	agentv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto/v1"
@@ -18,6 +19,10 @@ import (
 // crashed agent takes its kernel with it within that time; a machine that
 // lives on has lost its agent and is ended.
 const agentLossGrace = 2 * time.Second
+
+// complaintsAtOnce is how many lines the log has of events that mean nothing,
+// before it has one a minute.
+const complaintsAtOnce = 10
 
 // watchEvents turns the guest's events into containerd's for the life of the
 // machine.
@@ -44,6 +49,13 @@ func (s *Sandbox) receiveEvents(v *vm) error {
 	if err != nil {
 		return fmt.Errorf("subscribe to the guest's events: %w", err)
 	}
+	// A guest can go on for as long as it lives: the log has the beginning of it.
+	complaints := rate.Sometimes{First: complaintsAtOnce, Interval: time.Minute}
+	complain := func(err error) {
+		complaints.Do(func() {
+			log.G(s.ctx).WithError(err).WithField("machine", v.ID()).Warn("the guest sent an event that is none, perhaps of many")
+		})
+	}
 	for next := v.events.Load() + 1; ; next++ {
 		env, err := stream.Recv()
 		if err != nil {
@@ -62,9 +74,9 @@ func (s *Sandbox) receiveEvents(v *vm) error {
 		}
 		e, err := typeurl.UnmarshalAny(env.Event)
 		if err != nil {
-			log.G(s.ctx).WithError(err).Warn("the guest sent an event of an unknown type")
+			complain(err)
 		} else if err := s.guestEvent(e); err != nil {
-			log.G(s.ctx).WithError(err).Warnf("the guest sent a %T out of place", e)
+			complain(fmt.Errorf("%T out of place: %w", e, err))
 		}
 		v.events.Store(next)
 	}

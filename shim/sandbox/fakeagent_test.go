@@ -54,6 +54,7 @@ type fakeAgent struct {
 	frozen         bool
 	limits         string     // of the last Update
 	stats          *anypb.Any // the answer to Stats
+	podStats       *anypb.Any // and to that for the pod
 	sent           []*agentv1.Envelope
 	more           chan struct{}
 }
@@ -482,7 +483,10 @@ func (f fakePod) Configure(_ context.Context, r *agentv1.ConfigurePodRequest) (*
 }
 
 func (f fakePod) Metrics(context.Context, *agentv1.PodMetricsRequest) (*agentv1.PodMetricsResponse, error) {
-	return &agentv1.PodMetricsResponse{Metrics: &anypb.Any{TypeUrl: "metrics"}}, f.answer("pod.Metrics", func() error { return nil })
+	f.mu.Lock()
+	stats := f.podStats
+	f.mu.Unlock()
+	return &agentv1.PodMetricsResponse{Metrics: stats}, f.answer("pod.Metrics", func() error { return nil })
 }
 
 type fakeNetwork struct{ *fakeAgent }

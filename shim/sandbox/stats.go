@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/containerd/typeurl/v2"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
 )
@@ -24,10 +25,19 @@ func (c *Container) Stats(ctx context.Context) (*cgroup2.Metrics, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Decoded here, so that nothing but metrics passes for metrics.
+	metrics, err := metricsIn(resp.Stats)
+	if err != nil {
+		return nil, fmt.Errorf("measure %s: %w", c.ID, err)
+	}
+	return metrics, nil
+}
+
+// metricsIn decodes what a guest has answered, so that nothing but metrics passes
+// for metrics. Anything else is errdefs.ErrDataLoss.
+func metricsIn(answer *anypb.Any) (*cgroup2.Metrics, error) {
 	metrics := &cgroup2.Metrics{}
-	if err := typeurl.UnmarshalTo(resp.Stats, metrics); err != nil {
-		return nil, fmt.Errorf("measure %s: the guest answered with %q: %w", c.ID, resp.Stats.GetTypeUrl(), errdefs.ErrDataLoss)
+	if err := typeurl.UnmarshalTo(answer, metrics); err != nil {
+		return nil, fmt.Errorf("the guest answered with %q: %w", answer.GetTypeUrl(), errdefs.ErrDataLoss)
 	}
 	return metrics, nil
 }

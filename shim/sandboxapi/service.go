@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/ttrpc"
+	"github.com/containerd/typeurl/v2"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/config"
@@ -149,7 +150,11 @@ func (s *Service) PingSandbox(ctx context.Context, r *api.PingRequest) (*api.Pin
 
 // SandboxMetrics are the metrics of all containers together.
 func (s *Service) SandboxMetrics(ctx context.Context, r *api.SandboxMetricsRequest) (*api.SandboxMetricsResponse, error) {
-	data, err := s.sandbox.Metrics(ctx, r.SandboxID)
+	metrics, err := s.sandbox.Metrics(ctx, r.SandboxID)
+	if err != nil {
+		return nil, edge.Error(ctx, "sandbox metrics", err)
+	}
+	data, err := typeurl.MarshalAnyToProto(metrics)
 	if err != nil {
 		return nil, edge.Error(ctx, "sandbox metrics", err)
 	}
