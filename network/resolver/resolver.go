@@ -12,11 +12,13 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/miekg/dns"
+	"golang.org/x/time/rate"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/policy"
 )
@@ -31,8 +33,13 @@ const (
 	// requestTimeout bounds one request, and each upstream server gets an equal
 	// part of it. Resolvers of C libraries ask again after five seconds.
 	requestTimeout = 4 * time.Second
-	// atOnce is how many requests are under way at a time; others are refused.
-	atOnce = 256
+	// atOnce is how many requests are under way at a time, and perGuest how many
+	// of them are one guest's; others are refused.
+	atOnce   = 256
+	perGuest = 32
+	// complaintsAtOnce is how many lines of a kind the log has, before it has one a
+	// minute.
+	complaintsAtOnce = 10
 	// minTTL is how long an address is open at least: a guest has to come to use it.
 	minTTL = 2 * time.Second
 )
@@ -45,6 +52,39 @@ type Server struct {
 	guests   Guests
 	upstream []netip.AddrPort
 	slots    chan struct{}
+	// requests and connections are those of each guest.
+	requests, connections shares
+	// unanswered and unopened keep what a guest can bring about from filling the
+	// log.
+	unanswered, unopened rate.Sometimes
+}
+
+// shares are how much each guest has of something that all share.
+type shares struct {
+	mu sync.Mutex
+	of map[netip.Addr]int
+}
+
+// take counts one more, unless the guest has its share already.
+func (s *shares) take(guest netip.Addr) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.of[guest] >= perGuest {
+		return false
+	}
+	if s.of == nil {
+		s.of = map[netip.Addr]int{}
+	}
+	s.of[guest]++
+	return true
+}
+
+func (s *shares) give(guest netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.of[guest]--; s.of[guest] == 0 {
+		delete(s.of, guest)
+	}
 }
 
 // New returns a server that asks upstream, one server after the other.
@@ -52,12 +92,17 @@ func New(guests Guests, upstream []netip.AddrPort) (*Server, error) {
 	if len(upstream) == 0 {
 		return nil, fmt.Errorf("resolver: nobody to ask: %w", errdefs.ErrInvalidArgument)
 	}
-	return &Server{Dial: new(net.Dialer).DialContext, guests: guests, upstream: upstream, slots: make(chan struct{}, atOnce)}, nil
+	return &Server{
+		Dial: new(net.Dialer).DialContext, guests: guests, upstream: upstream,
+		slots:      make(chan struct{}, atOnce),
+		unanswered: rate.Sometimes{First: complaintsAtOnce, Interval: time.Minute},
+		unopened:   rate.Sometimes{First: complaintsAtOnce, Interval: time.Minute},
+	}, nil
 }
 
 // Serve answers on both sockets until ctx ends, and closes them.
 func (s *Server) Serve(ctx context.Context, udp net.PacketConn, tcp net.Listener) error {
-	servers := []*dns.Server{{PacketConn: udp, Handler: s}, {Listener: tcp, Handler: s}}
+	servers := []*dns.Server{{PacketConn: udp, Handler: s}, {Listener: fair{tcp, &s.connections}, Handler: s}}
 	failed := make(chan error, len(servers))
 	for _, server := range servers {
 		go func() { failed <- server.ActivateAndServe() }()
@@ -84,16 +129,7 @@ func (s *Server) Serve(ctx context.Context, udp net.PacketConn, tcp net.Listener
 
 // ServeDNS implements dns.Handler.
 func (s *Server) ServeDNS(w dns.ResponseWriter, r *dns.Msg) {
-	reply := new(dns.Msg)
-	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
-		ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
-		defer cancel()
-		reply = s.answer(ctx, w.RemoteAddr(), r)
-	default:
-		reply.SetRcode(r, dns.RcodeServerFailure)
-	}
+	reply := s.admit(guestAt(w.RemoteAddr()), r)
 	if w.LocalAddr().Network() == "udp" {
 		size := uint16(dns.MinMsgSize)
 		if o := r.IsEdns0(); o != nil {
@@ -105,20 +141,75 @@ func (s *Server) ServeDNS(w dns.ResponseWriter, r *dns.Msg) {
 	_ = w.WriteMsg(reply)
 }
 
-func (s *Server) answer(ctx context.Context, from net.Addr, r *dns.Msg) *dns.Msg {
+// fair is a listener that ends connections which a guest has too many of.
+type fair struct {
+	net.Listener
+	connections *shares
+}
+
+func (l fair) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		guest := guestAt(conn.RemoteAddr())
+		if l.connections.take(guest) {
+			return &counted{Conn: conn, close: sync.OnceValue(func() error {
+				defer l.connections.give(guest)
+				return conn.Close()
+			})}, nil
+		}
+		conn.Close()
+	}
+}
+
+type counted struct {
+	net.Conn
+	close func() error
+}
+
+func (c *counted) Close() error { return c.close() }
+
+// guestAt is the zero Addr for what is no address of IP's.
+func guestAt(addr net.Addr) netip.Addr {
+	peer, _ := netip.ParseAddrPort(addr.String())
+	return peer.Addr().Unmap()
+}
+
+// admit answers a request, unless there are too many.
+func (s *Server) admit(guest netip.Addr, r *dns.Msg) *dns.Msg {
+	busy := new(dns.Msg).SetRcode(r, dns.RcodeServerFailure)
+	if !s.requests.take(guest) {
+		return busy
+	}
+	defer s.requests.give(guest)
+	select {
+	case s.slots <- struct{}{}:
+	default:
+		return busy
+	}
+	defer func() { <-s.slots }()
+	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
+	defer cancel()
+	return s.answer(ctx, guest, r)
+}
+
+func (s *Server) answer(ctx context.Context, guest netip.Addr, r *dns.Msg) *dns.Msg {
 	failed := func(code int) *dns.Msg { return new(dns.Msg).SetRcode(r, code) }
-	peer, err := netip.ParseAddrPort(from.String())
-	if err != nil || len(r.Question) != 1 || r.Opcode != dns.OpcodeQuery {
+	if !guest.IsValid() || len(r.Question) != 1 || r.Opcode != dns.OpcodeQuery {
 		return failed(dns.RcodeFormatError)
 	}
-	guest, q := peer.Addr().Unmap(), r.Question[0]
+	q := r.Question[0]
 	may, named, err := s.guests.Asks(guest, q.Name)
 	if err != nil || !may {
 		return failed(dns.RcodeRefused)
 	}
 	reply, err := s.exchange(ctx, r)
 	if err != nil {
-		log.G(ctx).WithError(err).WithField("guest", guest).Warn("a guest's request was not answered")
+		s.unanswered.Do(func() {
+			log.G(ctx).WithError(err).WithField("guest", guest).Warn("a guest's request was not answered, perhaps one of many")
+		})
 		return failed(dns.RcodeServerFailure)
 	}
 	if q.Qtype == dns.TypeAAAA {
@@ -133,7 +224,9 @@ func (s *Server) answer(ctx context.Context, from net.Addr, r *dns.Msg) *dns.Msg
 		return reply
 	}
 	if err := s.guests.Resolved(ctx, guest, q.Name, addrs, max(ttl, minTTL)); err != nil {
-		log.G(ctx).WithError(err).WithField("guest", guest).Error("addresses of an allowed name were not opened")
+		s.unopened.Do(func() {
+			log.G(ctx).WithError(err).WithField("guest", guest).Error("addresses of an allowed name were not opened, perhaps one of many")
+		})
 		return failed(dns.RcodeServerFailure)
 	}
 	return reply
