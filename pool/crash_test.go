@@ -263,6 +263,36 @@ func (l *life) nothing() error {
 	return l.noMachines()
 }
 
+// A hot machine that cannot be taken up is destroyed: nobody else knows of it.
+func TestHotMachineThatIsNotTakenUp(t *testing.T) {
+	r := newRig(t)
+	d := r.startDaemon()
+	c := r.serves(d)
+	tmpl := r.add(c, r.template())
+	r.warm(c, tmpl.Name, 1)
+	d.kill()
+	entries := filepath.Join(options(r.dir).State, entriesDir)
+	ids, err := names(entries)
+	if err != nil || len(ids) != 1 {
+		t.Fatalf("entries: %q, %v", ids, err)
+	}
+	// The book of the next adoption cannot be opened.
+	if err := os.MkdirAll(filepath.Join(entries, ids[0], "receipts-2", "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(r.socket()); err != nil {
+		t.Fatal(err)
+	}
+	p := r.open(t.Context())
+	r.eventually(r.noMachines)
+	if found, err := p.Check(); err != nil || len(found) != 0 {
+		t.Errorf("check: %q, %v", found, err)
+	}
+	if left, err := names(entries); err != nil || len(left) != 0 {
+		t.Errorf("entries that are left: %q, %v", left, err)
+	}
+}
+
 // TestCrashInRecovery kills the daemon that takes up what another has left.
 func TestCrashInRecovery(t *testing.T) {
 	for _, at := range []string{"recover: adopted#1", "recover: adopted#2", "recover: record#1", "recover: record#2"} {

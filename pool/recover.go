@@ -161,45 +161,44 @@ func (p *Pool) recoverEntry(ctx context.Context, id string) error {
 	p.mu.Unlock()
 	switch e.State {
 	case stateHot:
-		return p.recoverHot(ctx, e)
+		if err = p.recoverHot(ctx, e); err == nil {
+			return nil
+		}
 	case stateOffered:
-		return p.recoverOffered(ctx, e)
+		p.recoverOffered(ctx, e)
+		return nil
 	case stateGiven:
 		// Perhaps before it was let go.
-		if err := removeFile(e.bookPath(e.Book)); err != nil {
-			return err
-		}
+		err = removeFile(e.bookPath(e.Book))
 		p.work.Go(func() { p.watchGiven(e) })
-		return nil
+		return err
 	}
 	p.doom(ctx, e)
-	return nil
+	return err
 }
 
 // recoverOffered leaves the offer to its claimant, which may be about to confirm
 // it. The machine is not adopted for that: the claimant does, or its receipts
 // are undone.
-func (p *Pool) recoverOffered(ctx context.Context, e *entry) error {
+func (p *Pool) recoverOffered(ctx context.Context, e *entry) {
 	alive, err := e.Claimant.Alive()
-	if err != nil {
-		return err
-	}
 	// Destroyed, if it is gone, by a claimant whose confirmation failed.
-	there, err := e.Machine.Process.Alive()
-	if err != nil {
-		return err
+	there, merr := e.Machine.Process.Alive()
+	if err = errors.Join(err, merr); err != nil {
+		log.G(ctx).WithError(err).WithField("entry", e.ID).Warn("the claimant has the rest of its time: nobody knows whether it lives")
+		alive, there = true, true
 	}
 	left := p.opts.ClaimTimeout - time.Since(e.Offered)
 	if !alive || !there || left <= 0 {
 		p.doom(ctx, e)
-		return nil
+		return
 	}
 	p.work.Go(func() { p.watchOffer(e, min(left, p.opts.ClaimTimeout)) })
-	return nil
 }
 
 // recoverHot adopts a parked machine. The receipts of the adoption are in a book
-// of their own, which becomes the valid one with the record that names it.
+// of their own, which becomes the valid one with the record that names it. After
+// an error the machine is of no use.
 func (p *Pool) recoverHot(ctx context.Context, e *entry) error {
 	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
 	defer cancel()
