@@ -2,7 +2,9 @@ package bundle
 
 import (
 	"debug/elf"
+	"encoding/binary"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -39,16 +41,30 @@ func CheckProgram(rootfs string, spec *specs.Spec) error {
 			continue
 		}
 		defer f.Close()
-		bin, err := elf.NewFile(f)
-		if err != nil {
-			return nil // A script, or not a program at all.
-		}
-		if !slices.Contains(guestMachines, bin.Machine) {
-			return fmt.Errorf("program %s of the image is for %s, the guest is %s: %w", candidate, bin.Machine, elf.EM_X86_64, errdefs.ErrInvalidArgument)
+		if m, ok := machineOf(f); ok && !slices.Contains(guestMachines, m) {
+			return fmt.Errorf("program %s of the image is for %s, the guest is %s: %w", candidate, m, elf.EM_X86_64, errdefs.ErrInvalidArgument)
 		}
 		return nil
 	}
 	return nil
+}
+
+// machineOf reads which machine an ELF file is for; false if it is none: a script,
+// or not a program at all. It reads the few bytes that say so (elf(5)), and
+// nothing else of a file that anybody may have made.
+func machineOf(f io.Reader) (elf.Machine, bool) {
+	var head [elf.EI_NIDENT + 4]byte // with e_type and e_machine
+	if _, err := io.ReadFull(f, head[:]); err != nil || string(head[:len(elf.ELFMAG)]) != elf.ELFMAG {
+		return 0, false
+	}
+	machine := head[elf.EI_NIDENT+2:]
+	switch elf.Data(head[elf.EI_DATA]) {
+	case elf.ELFDATA2LSB:
+		return elf.Machine(binary.LittleEndian.Uint16(machine)), true
+	case elf.ELFDATA2MSB:
+		return elf.Machine(binary.BigEndian.Uint16(machine)), true
+	}
+	return 0, false
 }
 
 // programPaths lists where args[0] may be, in the order of the search.

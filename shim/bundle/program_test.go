@@ -57,7 +57,8 @@ func image(t *testing.T) string {
 		"bin/first":     program(t, elf.EM_X86_64),
 		"bin/script":    []byte("#!/bin/sh\n"),
 		"bin/empty":     nil,
-		"bin/truncated": program(t, elf.EM_AARCH64)[:20],
+		"bin/truncated": program(t, elf.EM_AARCH64)[:19],
+		"bin/malformed": program(t, elf.EM_AARCH64)[:20], // No more than what is looked at.
 	} {
 		if err := os.WriteFile(filepath.Join(rootfs, name), data, 0o755); err != nil {
 			t.Fatal(err)
@@ -101,6 +102,7 @@ func TestCheckProgram(t *testing.T) {
 		"script":                          {specs.Process{Args: []string{"/bin/script"}}, ""},
 		"empty file":                      {specs.Process{Args: []string{"/bin/empty"}}, ""},
 		"truncated":                       {specs.Process{Args: []string{"/bin/truncated"}}, ""},
+		"malformed":                       {specs.Process{Args: []string{"/bin/malformed"}}, "EM_AARCH64"},
 		"missing":                         {specs.Process{Args: []string{"/bin/none"}}, ""},
 		"directory":                       {specs.Process{Args: []string{"/bin"}}, ""},
 		"empty name":                      {specs.Process{Args: []string{""}}, ""},
