@@ -23,6 +23,8 @@ type Request struct {
 	// NetNS is the path of a network namespace that is to get the interface, in
 	// place of a machine; Interface is its name there. Linux only.
 	NetNS, Interface string
+	// Network, if set, names the CNI network that has asked.
+	Network string
 	// Port, if set, is the tap of a machine that is there already: it becomes the
 	// sandbox's, in place of a new one. Linux only.
 	Port *Port
@@ -49,9 +51,10 @@ type Result struct {
 	Gateway netip.Addr       `json:"gateway"`
 	MTU     int              `json:"mtu"`
 	DNS     []netip.Addr     `json:"dns,omitempty"`
-	// NetNS and Interface are the request's.
+	// NetNS, Interface and Network are the request's.
 	NetNS     string `json:"netns,omitempty"`
 	Interface string `json:"interface,omitempty"`
+	Network   string `json:"network,omitempty"`
 }
 
 // CNI is the result in CNI's format, of version 1.0.0 of its specification.

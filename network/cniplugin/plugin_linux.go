@@ -97,7 +97,7 @@ func add(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	result, err := n.Add(ctx, network.Request{ID: idOf(args.ContainerID, args.IfName), Policy: &p, NetNS: args.Netns, Interface: args.IfName})
+	result, err := n.Add(ctx, network.Request{ID: idOf(args.ContainerID, args.IfName), Policy: &p, NetNS: args.Netns, Interface: args.IfName, Network: c.Name})
 	if err != nil {
 		return err
 	}
@@ -125,8 +125,9 @@ func check(args *skel.CmdArgs) error {
 	return n.Check(ctx, idOf(args.ContainerID, args.IfName))
 }
 
-// gc releases what is not on the runtime's list, of what runtimes have asked for:
-// sandboxes that were not made through CNI are none of its business.
+// gc releases what is not on the runtime's list, of what was asked for in the name
+// of the same CNI network: the list has no others, and several may share a bridge.
+// Sandboxes that were not made through CNI are none of its business.
 func gc(args *skel.CmdArgs) error {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
@@ -144,7 +145,7 @@ func gc(args *skel.CmdArgs) error {
 	}
 	var errs []error
 	for _, i := range infos {
-		if i.NetNS != "" && !keep[i.ID] {
+		if i.NetNS != "" && i.Network == c.Name && !keep[i.ID] {
 			_, err := n.Del(ctx, i.ID)
 			errs = append(errs, err)
 		}

@@ -93,6 +93,15 @@ func TestPlugin(t *testing.T) {
 	if out, err := call(t, host, pod, "CHECK", strings.Replace(conf, `"name"`, `"prevResult": `+string(mustJSON(t, result))+`, "name"`, 1)); err != nil {
 		t.Errorf("CHECK: %v: %s", err, out)
 	}
+	// Valid attachments of another network have none of ours, and do not mean it.
+	other := strings.Replace(strings.Replace(conf, "1.0.0", "1.1.0", 1), `"name": "n"`, `"cni.dev/valid-attachments": [], "name": "other"`, 1)
+	if out, err := call(t, host, pod, "GC", other); err != nil {
+		t.Errorf("GC of another network: %v: %s", err, out)
+	}
+	err = netns.Do(pod, func() error { _, err := netlink.LinkByName("eth0"); return err })
+	if err != nil {
+		t.Errorf("after GC of another network: %v", err)
+	}
 	// Valid attachments without ours: it is released.
 	gc := strings.Replace(strings.Replace(conf, "1.0.0", "1.1.0", 1), `"name"`, `"cni.dev/valid-attachments": [], "name"`, 1)
 	if out, err := call(t, host, pod, "GC", gc); err != nil {
