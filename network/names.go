@@ -18,7 +18,15 @@ import (
 // the host too. named is true if the policy has the name. An address that is
 // nobody's is errdefs.ErrNotFound.
 func (n *Network) Asks(guest netip.Addr, domain string) (may, named bool, err error) {
-	_, p, err := n.policyOf(guest)
+	id := n.store.owner(guest)
+	if id == "" {
+		return false, false, fmt.Errorf("network of %s: %w", guest, errdefs.ErrNotFound)
+	}
+	r, err := n.store.load(id)
+	if err != nil {
+		return false, false, err
+	}
+	p, err := r.Policy.Compile(r.DNS)
 	if err != nil {
 		return false, false, err
 	}
@@ -42,12 +50,16 @@ func (n *Network) Resolved(ctx context.Context, guest netip.Addr, domain string,
 		return nil
 	}
 	// The policy's names have the same numbers until this is done.
-	lock, _, err := n.store.lock(ctx, id)
+	lock, r, err := n.lockExisting(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	r, p, err := n.policyOf(guest)
+	if r.Address != guest {
+		// It has gone and come again while this waited.
+		return fmt.Errorf("network of %s: %w", guest, errdefs.ErrNotFound)
+	}
+	p, err := r.Policy.Compile(r.DNS)
 	if err != nil {
 		return err
 	}
@@ -139,17 +151,4 @@ func (n *Network) expireOf(ctx context.Context, e expirer, id string) (time.Time
 		return time.Time{}, err
 	}
 	return e.expire(ctx, r, p)
-}
-
-func (n *Network) policyOf(guest netip.Addr) (*record, *policy.Compiled, error) {
-	id := n.store.owner(guest)
-	if id == "" {
-		return nil, nil, fmt.Errorf("network of %s: %w", guest, errdefs.ErrNotFound)
-	}
-	r, err := n.store.load(id)
-	if err != nil {
-		return nil, nil, err
-	}
-	p, err := r.Policy.Compile(r.DNS)
-	return r, p, err
 }

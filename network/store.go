@@ -158,7 +158,10 @@ func (s store) load(id string) (*record, error) {
 	return r, nil
 }
 
-// save writes a record. The caller has the lock.
+// save writes a record. The caller has the lock. It does not wait for the disk, as
+// package durable does: what the record names is gone after a crash of the host,
+// and the state is where such things are (Config.State), so that a sandbox's start
+// is not kept for it.
 func (s store) save(r *record) error {
 	data, err := json.MarshalIndent(r, "", "  ")
 	if err == nil {

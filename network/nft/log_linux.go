@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -58,18 +57,7 @@ func (t Table) Log(ctx context.Context, f func(Stopped)) error {
 	if err != nil {
 		return fmt.Errorf("nflog group %d: %w", t.LogGroup, err)
 	}
-	defer deadline(ctx, conn)()
-	for {
-		msgs, err := conn.Receive()
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, unix.ENOBUFS):
-			// The kernel had more to tell than there was room for.
-			continue
-		case err != nil:
-			return fmt.Errorf("nflog group %d: %w", t.LogGroup, err)
-		}
+	err = receive(ctx, conn, func() {}, func(msgs []netlink.Message) {
 		for _, m := range msgs {
 			// The answer to bindLog is one, too.
 			if m.Header.Type != unix.NFNL_SUBSYS_ULOG<<8|logPacket {
@@ -79,7 +67,11 @@ func (t Table) Log(ctx context.Context, f func(Stopped)) error {
 				f(s)
 			}
 		}
+	})
+	if err != nil {
+		return fmt.Errorf("nflog group %d: %w", t.LogGroup, err)
 	}
+	return nil
 }
 
 // bindLog asks for the packets of the group. The answer is among them: others may

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -22,36 +23,39 @@ func (t Table) Watch(ctx context.Context, removed func()) error {
 	if err != nil {
 		return fmt.Errorf("nftables: watch: %w", err)
 	}
-	defer deadline(ctx, conn)()
 	removed()
+	// What the kernel could not tell may have been that.
+	err = receive(ctx, conn, removed, func(msgs []netlink.Message) {
+		if slices.ContainsFunc(msgs, t.isRemoved) {
+			removed()
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("nftables: watch: %w", err)
+	}
+	return nil
+}
+
+// receive calls f with what the kernel sends on conn, and lost when it had more to
+// tell than there was room for, until ctx ends.
+func receive(ctx context.Context, conn *netlink.Conn, lost func(), f func([]netlink.Message)) error {
+	defer context.AfterFunc(ctx, func() {
+		// One that is closed by now needs none.
+		_ = conn.SetReadDeadline(time.Now())
+	})()
 	for {
 		msgs, err := conn.Receive()
 		switch {
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, unix.ENOBUFS):
-			// The kernel had more to tell than there was room for.
-			removed()
-			continue
+			lost()
 		case err != nil:
-			return fmt.Errorf("nftables: watch: %w", err)
-		}
-		for _, m := range msgs {
-			if t.isRemoved(m) {
-				removed()
-				break
-			}
+			return err
+		default:
+			f(msgs)
 		}
 	}
-}
-
-// deadline ends what is read from a connection with ctx, until the result is
-// called.
-func deadline(ctx context.Context, conn *netlink.Conn) func() bool {
-	return context.AfterFunc(ctx, func() {
-		// One that is closed by now needs none.
-		_ = conn.SetReadDeadline(time.Now())
-	})
 }
 
 // isRemoved is true for the message that one of the tables is gone.
