@@ -151,7 +151,7 @@ func (m *machine) run(ctx context.Context, caps hypervisor.Capabilities, s spec,
 		inherited = append(inherited, memory)
 	}
 
-	if s.qemu, err = installed(); err != nil {
+	if s.qemu, err = installed(ctx); err != nil {
 		return err
 	}
 	s.root = m.root.path()

@@ -3,6 +3,7 @@
 package qemu
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 )
 
 // root is the root directory of QEMU's process: a directory that is removed once
@@ -55,14 +57,33 @@ func (v version) before(w version) bool {
 	return v.major < w.major || v.major == w.major && v.minor < w.minor
 }
 
-// installed asks QEMU once for its version.
-var installed = sync.OnceValues(func() (version, error) {
-	out, err := exec.Command(program, "-version").Output()
+// versionTimeout bounds the question for it.
+const versionTimeout = 10 * time.Second
+
+var known struct {
+	sync.Mutex
+	version *version
+}
+
+// installed asks QEMU for its version, until it has answered once.
+func installed(ctx context.Context) (version, error) {
+	known.Lock()
+	defer known.Unlock()
+	if known.version != nil {
+		return *known.version, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, program, "-version").Output()
 	if err != nil {
 		return version{}, fmt.Errorf("version of %s: %w", program, err)
 	}
-	return parseVersion(string(out))
-})
+	v, err := parseVersion(string(out))
+	if err == nil {
+		known.version = &v
+	}
+	return v, err
+}
 
 func parseVersion(said string) (v version, err error) {
 	_, rest, _ := strings.Cut(said, "version ")

@@ -28,6 +28,25 @@ func TestParseVersion(t *testing.T) {
 	}
 }
 
+// A question that failed is asked again.
+func TestInstalled(t *testing.T) {
+	before := known.version
+	t.Cleanup(func() { known.version = before })
+	known.version = nil
+	dir := t.TempDir()
+	t.Setenv("PATH", dir)
+	if v, err := installed(t.Context()); err == nil {
+		t.Fatalf("without QEMU it is %v", v)
+	}
+	script := "#!/bin/sh\necho QEMU emulator version 9.8.7\n"
+	if err := os.WriteFile(filepath.Join(dir, program), []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := installed(t.Context()); err != nil || v != (version{9, 8}) {
+		t.Errorf("got %v, %v", v, err)
+	}
+}
+
 func TestRootArgs(t *testing.T) {
 	for v, want := range map[version][]string{
 		{7, 2}:  {"-chroot", "/a,b"},

@@ -42,6 +42,7 @@ type Streams struct {
 
 // IO is the running streams of one process. It is safe for concurrent use.
 type IO struct {
+	prefix  string
 	guest   Config
 	stdin   *input
 	outputs []*output
@@ -65,7 +66,7 @@ func Open(ctx context.Context, cfg Config, s Streams) (_ *IO, err error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &IO{guest: Config{Terminal: cfg.Terminal}, drained: make(chan struct{})}
+	o := &IO{prefix: s.Prefix, guest: Config{Terminal: cfg.Terminal}, drained: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			o.Close()
@@ -136,7 +137,7 @@ func (o *IO) run(ctx context.Context) {
 	for _, out := range o.outputs {
 		wg.Go(func() {
 			if err := out.copy(); err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, os.ErrClosed) {
-				log.G(ctx).WithError(err).Warn("output ended early")
+				log.G(ctx).WithError(err).WithField("stream", o.prefix+"/"+out.name).Warn("output ended early")
 			}
 		})
 	}
@@ -163,7 +164,7 @@ func (o *IO) StartInput(ctx context.Context) error {
 	go func() {
 		// A process may exit without having read its input.
 		if err := copy(); err != nil {
-			log.G(ctx).WithError(err).Debug("input ended early")
+			log.G(ctx).WithError(err).WithField("stream", o.prefix+"/stdin").Debug("input ended early")
 		}
 	}()
 	return nil
