@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/netns"
 )
 
 // Adopt returns the link whose tap is given, which a monitor has got from a
@@ -35,7 +37,7 @@ func (l *Link) adopt(tap *os.File) error {
 		return os.NewSyscallError("TUNGETDEVNETNS", nsErr)
 	}
 	l.namespace = os.NewFile(uintptr(ns), "network namespace of the link")
-	return inNamespace(l.namespace, func() error {
+	return netns.Do(l.namespace, func() error {
 		dev, err := net.InterfaceByName(device)
 		if err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/netns"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -56,7 +57,7 @@ func TestFilterSilencesEverythingUnasked(t *testing.T) {
 	listen(t, l.namespace, listening)
 	// The same without the filter, to see that there would have been an answer.
 	var openTapFile *os.File
-	unfiltered, err := inNewNamespace(func() (err error) {
+	unfiltered, err := netns.NewWith(func() (err error) {
 		if openTapFile, err = openTap(device); err != nil {
 			return err
 		}
@@ -99,7 +100,7 @@ func TestFilterSilencesEverythingUnasked(t *testing.T) {
 	}
 
 	var known []netlink.Neigh
-	if err := inNamespace(l.namespace, func() (err error) {
+	if err := netns.Do(l.namespace, func() (err error) {
 		known, err = netlink.NeighList(l.index, netlink.FAMILY_V6)
 		return err
 	}); err != nil {

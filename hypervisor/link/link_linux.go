@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/netns"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
 	"github.com/containerd/errdefs"
 	"github.com/mdlayher/socket"
@@ -38,7 +39,7 @@ type Link struct {
 func Open(_ context.Context, _ *receipt.Book) (*Link, error) {
 	l := &Link{}
 	var err error
-	l.namespace, err = inNewNamespace(func() (err error) {
+	l.namespace, err = netns.NewWith(func() (err error) {
 		if l.tap, err = openTap(device); err != nil {
 			return err
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/netns"
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
 )
@@ -48,7 +49,7 @@ func attachGuest(t *testing.T, l *Link) *guest {
 	t.Helper()
 	g := &guest{t: t}
 	var tap *os.File
-	ns, err := inNewNamespace(func() (err error) {
+	ns, err := netns.NewWith(func() (err error) {
 		if tap, err = openTap("eth0"); err != nil {
 			return err
 		}
@@ -80,7 +81,7 @@ func attachGuest(t *testing.T, l *Link) *guest {
 func listen(t *testing.T, namespace *os.File, port int) net.Listener {
 	t.Helper()
 	var l net.Listener
-	err := inNamespace(namespace, func() (err error) {
+	err := netns.Do(namespace, func() (err error) {
 		l, err = net.ListenTCP("tcp6", &net.TCPAddr{IP: net.IPv6unspecified, Port: port})
 		return err
 	})
@@ -146,7 +147,7 @@ func TestLinkVanishesWithItsFiles(t *testing.T) {
 	}
 	defer conn.Close()
 	device := func() error {
-		return inNamespace(l.namespace, func() error { _, err := netlink.LinkByName(device); return err })
+		return netns.Do(l.namespace, func() error { _, err := netlink.LinkByName(device); return err })
 	}
 	if err := device(); err != nil {
 		t.Fatal(err)

@@ -3,6 +3,8 @@ package link
 import (
 	"fmt"
 	"os"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/netns"
 )
 
 // PortName is what OpenPort's taps are called. The guest's own name for its
@@ -14,7 +16,7 @@ const PortName = "port"
 // been moved to another namespace. Frames on it carry a struct virtio_net_hdr
 // (IFF_VNET_HDR). The caller closes both files.
 func OpenPort() (tap, namespace *os.File, err error) {
-	namespace, err = inNewNamespace(func() (err error) {
+	namespace, err = netns.NewWith(func() (err error) {
 		tap, err = openTap(PortName)
 		return err
 	})

@@ -8,16 +8,18 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/netns"
 )
 
 // OpenTap opens a tap that exists, in the network namespace whose path is
-// netns, or in the caller's own where that is empty. Frames on it carry a struct
+// given, or in the caller's own where that is empty. Frames on it carry a struct
 // virtio_net_hdr (IFF_VNET_HDR). The caller closes the file.
 //
 // The error is errdefs.ErrNotFound where there is no such namespace or
 // interface, and errdefs.ErrFailedPrecondition where the interface is not a tap
 // or somebody else has it open.
-func OpenTap(netns, name string) (tap *os.File, err error) {
+func OpenTap(namespace, name string) (tap *os.File, err error) {
 	open := func() error {
 		// TUNSETIFF would make an interface that is not there.
 		if _, err := net.InterfaceByName(name); err != nil {
@@ -26,10 +28,10 @@ func OpenTap(netns, name string) (tap *os.File, err error) {
 		tap, err = openTap(name)
 		return err
 	}
-	if netns == "" {
+	if namespace == "" {
 		err = open()
 	} else {
-		err = inNamespaceAt(netns, open)
+		err = doAt(namespace, open)
 	}
 	if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EINVAL) {
 		err = fmt.Errorf("%w: %w", errdefs.ErrFailedPrecondition, err)
@@ -40,14 +42,12 @@ func OpenTap(netns, name string) (tap *os.File, err error) {
 	return tap, nil
 }
 
-func inNamespaceAt(path string, f func() error) error {
-	ns, err := os.Open(path)
-	if errors.Is(err, os.ErrNotExist) {
-		err = fmt.Errorf("%w: %w", errdefs.ErrNotFound, err)
-	}
+// doAt is netns.Do in the namespace at path.
+func doAt(path string, f func() error) error {
+	ns, err := netns.Open(path)
 	if err != nil {
-		return fmt.Errorf("network namespace: %w", err)
+		return err
 	}
 	defer ns.Close()
-	return inNamespace(ns, f)
+	return netns.Do(ns, f)
 }

@@ -14,15 +14,24 @@ import (
 
 // New makes a network namespace with nothing but a loopback interface, which is
 // down. It lasts while the file is open, or something in it is.
-func New() (*os.File, error) {
+func New() (*os.File, error) { return NewWith(func() error { return nil }) }
+
+// NewWith is New, with what f makes in the namespace: see Do.
+func NewWith(f func() error) (*os.File, error) {
 	var ns *os.File
 	err := onLostThread(func() (err error) {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("new network namespace: %w", err)
 		}
-		ns, err = os.Open("/proc/thread-self/ns/net")
-		return err
+		if ns, err = os.Open("/proc/thread-self/ns/net"); err != nil {
+			return err
+		}
+		return f()
 	})
+	if err != nil && ns != nil {
+		ns.Close()
+		ns = nil
+	}
 	return ns, err
 }
 
