@@ -34,10 +34,12 @@ type Reclaimable interface {
 // Pluggable is a Machine that may have a network interface on a tap of its own:
 // NIC.Tap was empty when it was made.
 type Pluggable interface {
-	// Port is that tap as Launch or Restore has left it: down, alone in a network
-	// namespace, and gone with the machine wherever it is by then. Whoever owns the
-	// machine moves it to where the interface is to lead, running or parked. nil
-	// if the machine has no such tap.
+	// Port is that tap as Launch or Restore has left it: down, and alone, on Linux in
+	// a network namespace. Whoever owns the machine takes it to where the interface
+	// is to lead, running or parked. On Linux it is gone with the machine wherever it
+	// is by then; on FreeBSD it is, from its new description on, whoever's took it,
+	// and cannot be destroyed before the machine has ended. nil if the machine has
+	// no such tap.
 	Port() *NIC
 }
 

@@ -8,33 +8,19 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
-	"testing"
 
 	"github.com/google/nftables"
-	"github.com/pelletier/go-toml/v2"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/integration/lab"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/netns"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network"
-	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/policy"
 )
 
-// Addresses beyond the lab, of a range for documentation (RFC 5737). Each of them
-// answers HTTP requests with the address that it was asked from.
-const (
-	labUplink = "203.0.113.1"
-	friend    = "203.0.113.10"
-	foe       = "203.0.113.66"
-	webPort   = 80
-)
-
-// beyond makes a world beyond the lab, in a network namespace of its own.
+// beyond makes the world beyond the lab, in a network namespace of its own.
 func (r *rig) beyond() {
 	r.Helper()
 	ns, err := netns.New()
@@ -65,13 +51,11 @@ func (r *rig) beyond() {
 	if err != nil {
 		r.Fatal(err)
 	}
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		host, _, _ := net.SplitHostPort(req.RemoteAddr)
-		io.WriteString(w, host+"\n")
-	})}
-	go server.Serve(listener)
-	r.Cleanup(func() { server.Close() })
+	r.tellAddresses(listener)
 }
+
+// seenAs is the address that the world sees a guest by: the host's.
+func seenAs(network.Info) string { return labUplink }
 
 func linkUp(name string, addrs ...string) error {
 	link, err := netlink.LinkByName(name)
@@ -88,96 +72,6 @@ func linkUp(name string, addrs ...string) error {
 		}
 	}
 	return netlink.LinkSetUp(link)
-}
-
-// withNetwork writes a shim configuration with a default network of this policy.
-// The network is gone when the test ends.
-func (r *rig) withNetwork(p policy.Policy) (flags []string, n *network.Network) {
-	r.Helper()
-	return r.withNetworkAnd(p, lab.ShimConfig{})
-}
-
-// withNetworkAnd is withNetwork with more in the shim's configuration.
-func (r *rig) withNetworkAnd(p policy.Policy, c lab.ShimConfig) (flags []string, n *network.Network) {
-	r.Helper()
-	dir := r.TB().TempDir()
-	cfg := network.DefaultConfig()
-	cfg.Policy = p
-	cfg.LogGroup = 78
-	cfg.DNS = []netip.Addr{netip.MustParseAddr(friend)}
-	n, err := network.Open(cfg)
-	if err != nil {
-		r.Fatal(err)
-	}
-	data, err := toml.Marshal(cfg)
-	if err != nil {
-		r.Fatal(err)
-	}
-	file, shim := filepath.Join(dir, "network.toml"), filepath.Join(dir, "shim.toml")
-	if err := os.WriteFile(file, data, 0o600); err != nil {
-		r.Fatal(err)
-	}
-	c.Network, c.NetworkConfig = "default", file
-	if err := r.WriteShimConfig(shim, c); err != nil {
-		r.Fatal(err)
-	}
-	r.Cleanup(func() {
-		if err := n.Destroy(context.WithoutCancel(r.ctx)); err != nil {
-			r.Error(err)
-		}
-	})
-	return []string{"--runtime-config-path", shim}, n
-}
-
-// TB is the test, for its methods that Lab has as well.
-func (r *rig) TB() testing.TB { return r.T }
-
-// testDefaultNetwork runs two sandboxes on the default network: they reach what
-// the policy allows, and neither what it denies nor each other.
-func testDefaultNetwork(r *rig) {
-	r.beyond()
-	flags, n := r.withNetwork(policy.Policy{Allow: []policy.Rule{{Peers: []string{friend}, Protocol: "tcp", Ports: []string{"80"}}}})
-	fetch := func(id, addr string) lab.Result {
-		r.Helper()
-		return r.exec(id, nil, nil, nil, "/bin/probe", "fetch", "http://"+addr+"/")
-	}
-	a, b := r.start(flags), r.start(flags)
-	infos, err := n.List(r.ctx)
-	if err != nil || len(infos) != 2 {
-		r.Fatalf("%d sandboxes have a network: %v", len(infos), err)
-	}
-	addressOf := map[string]string{}
-	for _, id := range []string{a, b} {
-		for _, info := range infos {
-			if strings.HasPrefix(info.ID, id+".") {
-				addressOf[id] = info.Address.String()
-			}
-		}
-		// The world sees the host's address and not the guest's.
-		r.expect(fetch(id, friend), 0, labUplink+"\n")
-		conf := r.mustOK(r.exec(id, nil, nil, nil, "cat", "/etc/resolv.conf"))
-		if want := "nameserver " + friend + "\n"; conf.Stdout != want {
-			r.Errorf("resolv.conf: %q, want %q", conf.Stdout, want)
-		}
-	}
-	for _, addr := range []string{foe, labUplink, "10.77.0.1", addressOf[b]} {
-		if result := fetch(a, addr); result.Code == 0 {
-			r.Errorf("reached %s: %s", addr, result.Stdout)
-		}
-	}
-	for _, id := range []string{a, b} {
-		r.removeContainer(id)
-	}
-	r.eventually(commandTimeout, func() error {
-		infos, err := n.List(r.ctx)
-		if err == nil && len(infos) > 0 {
-			err = fmt.Errorf("%d sandboxes still have a network", len(infos))
-		}
-		return err
-	})
-	if err := n.Check(r.ctx, infos[0].ID); err == nil {
-		r.Error("a released network is checked as if it were there")
-	}
 }
 
 // testNamespaceOfTheHost runs a container in a network namespace that has been

@@ -36,12 +36,14 @@ func newHost(cfg Config, _ store) (host, error) {
 // tapPrefix begins the names of taps; the address follows in hexadecimal.
 const tapPrefix = "cube"
 
-func (h *linux) tap(addr netip.Addr) string { return fmt.Sprintf("%s%08x", tapPrefix, number(addr)) }
+func (h *linux) tap(addr netip.Addr, _ *Port) string {
+	return fmt.Sprintf("%s%08x", tapPrefix, number(addr))
+}
 
 // isTap says whether a name is one that tap has made for this network.
 func (h *linux) isTap(name string) bool {
 	var n uint32
-	if _, err := fmt.Sscanf(name, tapPrefix+"%08x", &n); err != nil || name != h.tap(fromNumber(n)) {
+	if _, err := fmt.Sscanf(name, tapPrefix+"%08x", &n); err != nil || name != h.tap(fromNumber(n), nil) {
 		return false
 	}
 	return h.cfg.Subnet.Contains(fromNumber(n))

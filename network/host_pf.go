@@ -157,10 +157,11 @@ func (h *freebsd) attach(ctx context.Context, r *record, p *policy.Compiled) err
 	if r.NetNS != "" {
 		return fmt.Errorf("network namespace %s: there are none: %w", r.NetNS, errdefs.ErrNotImplemented)
 	}
+	makeTap := h.makeTap
 	if r.port != nil {
-		return fmt.Errorf("tap %s of a machine that is there: %w", r.port.Tap, errdefs.ErrNotImplemented)
+		makeTap = h.takePort
 	}
-	if err := h.makeTap(ctx, r); err != nil {
+	if err := makeTap(ctx, r); err != nil {
 		return err
 	}
 	bridge, err := h.iface(ctx, h.cfg.Bridge)

@@ -32,9 +32,9 @@ type host interface {
 	// prepare makes what all sandboxes share: the bridge with its address, and
 	// rules that deny everything to everybody.
 	prepare(ctx context.Context) error
-	// tap names the tap of a new sandbox.
-	tap(addr netip.Addr) string
-	// attach makes the tap, joins it to the bridge and brings it up, with the
+	// tap names the tap of a new sandbox, whose machine's it may have been before.
+	tap(addr netip.Addr, port *Port) string
+	// attach makes the tap, or takes the machine's, joins it to the bridge and brings it up, with the
 	// policy in force before.
 	attach(ctx context.Context, r *record, p *policy.Compiled) error
 	// detach takes all of that away, and the states of the sandbox's flows.
@@ -153,7 +153,7 @@ func (n *Network) newRecord(req Request, p policy.Policy) (*record, error) {
 		return nil, errors.Join(err, n.store.forget(id))
 	}
 	r := &record{Policy: p, Result: Result{
-		ID: id, Bridge: n.cfg.Bridge, Tap: n.host.tap(addr), Anchor: anchorName(id),
+		ID: id, Bridge: n.cfg.Bridge, Tap: n.host.tap(addr, req.Port), Anchor: anchorName(id),
 		Address: addr, MAC: macOf(addr), Gateway: n.cfg.Gateway, MTU: n.cfg.MTU, DNS: n.cfg.resolvers(),
 		NetNS: req.NetNS, Interface: req.Interface, Network: req.Network,
 	}}

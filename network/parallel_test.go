@@ -158,7 +158,7 @@ func TestCheckAndRepair(t *testing.T) {
 			t.Errorf("GC removed %q of what has records (%v)", removed, err)
 		}
 		// What has no record goes.
-		tap := r.net.host.tap(fromNumber(number(a.Address) ^ 1))
+		tap := r.net.host.tap(fromNumber(number(a.Address)^1), nil)
 		if err := r.strayTap(tap); err != nil {
 			return err
 		}

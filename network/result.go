@@ -26,13 +26,13 @@ type Request struct {
 	// Network, if set, names the CNI network that has asked.
 	Network string
 	// Port, if set, is the tap of a machine that is there already: it becomes the
-	// sandbox's, in place of a new one. Linux only.
+	// sandbox's, in place of a new one, and is destroyed with the sandbox's network.
 	Port *Port
 }
 
 // Port is a tap that is down, in a network namespace other than the network's.
 type Port struct {
-	// NetNS is the namespace's path, Tap the tap's name in it.
+	// NetNS is the namespace's path, empty on FreeBSD; Tap is the tap's name in it.
 	NetNS, Tap string
 }
 

@@ -87,8 +87,10 @@ func whyNot() string {
 
 const route = "/sbin/route"
 
-// ruleset is an administrator's pf.conf with what docs/network.md asks for.
-const ruleset = "set state-policy if-bound\n" + pf.MainRules + "pass all\n"
+// ruleset is an administrator's pf.conf with what docs/network.md asks for, and
+// with a fence as links have it (docs/freebsd.md).
+var ruleset = "set state-policy if-bound\n" +
+	strings.Replace(pf.MainRules, "\nanchor", "\nblock drop quick on fenced all\nanchor", 1) + "pass all\n"
 
 // try runs f on the host, which is where the tests are.
 func (r *rig) try(f func() error) error { return f() }
@@ -173,13 +175,24 @@ func (r *rig) plug(g *guest) (inside *os.File) {
 	name, jail := fmt.Sprintf("tap%d", inner), strconv.Itoa(g.jail)
 	r.run(ifconfig, name, "create")
 	inside = r.openTap(name)
-	g.wire = r.openTap(g.Tap)
+	if g.wire == nil {
+		g.wire = r.openTap(g.Tap)
+	}
 	r.run(ifconfig, name, "vnet", jail)
 	r.run(ifconfig, "-j", jail, name, "ether", g.MAC.String())
 	r.run(ifconfig, "-j", jail, name, "inet", g.Address.String()+"/32", "up")
 	r.run(route, "-j", jail, "add", "-host", g.Gateway.String(), "-iface", name)
 	r.run(route, "-j", jail, "add", "default", g.Gateway.String())
 	return inside
+}
+
+// port is a machine's own tap, open, and of a group that pf keeps from everything.
+func (r *rig) port(g *guest) *Port {
+	r.t.Helper()
+	const name = "tap4999"
+	r.run(ifconfig, name, "create", "description", "a machine's", "group", "fenced")
+	g.wire = r.openTap(name)
+	return &Port{Tap: name}
 }
 
 func (r *rig) openTap(name string) *os.File {

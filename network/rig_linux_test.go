@@ -147,6 +147,17 @@ func (r *rig) plug(g *guest) (inside *os.File) {
 	return inside
 }
 
+// port is a machine's own tap, open and in another namespace.
+func (r *rig) port(g *guest) *Port {
+	r.t.Helper()
+	machine := r.place().ns
+	const name = "port"
+	if err := netns.Do(machine, func() (err error) { g.wire, err = openTap(name); return err }); err != nil {
+		r.t.Fatal(err)
+	}
+	return &Port{NetNS: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), machine.Fd()), Tap: name}
+}
+
 func openTap(name string) (*os.File, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/pf"
 )
 
 // Units of taps: above those that the system hands out by itself, from the
@@ -18,8 +20,13 @@ const firstUnit, units = 100, 900
 
 func tapOf(unit uint32) string { return fmt.Sprintf("tap%d", firstUnit+unit%units) }
 
-// tap is the one that is tried first.
-func (h *freebsd) tap(addr netip.Addr) string { return tapOf(number(addr) - number(h.cfg.First)) }
+// tap is the one that is tried first, or the machine's.
+func (h *freebsd) tap(addr netip.Addr, port *Port) string {
+	if port != nil {
+		return port.Tap
+	}
+	return tapOf(number(addr) - number(h.cfg.First))
+}
 
 // mark is the description of a tap that belongs to this network.
 func (h *freebsd) mark(id string) string { return h.cfg.Bridge + " " + id }
@@ -84,4 +91,27 @@ func (h *freebsd) destroyTap(ctx context.Context, name string) error {
 		return fmt.Errorf("%s is open, does its machine run? %w: %w", name, err, errdefs.ErrUnavailable)
 	}
 	return err
+}
+
+// takePort makes a machine's tap the sandbox's, which it is from its new
+// description on: up to there it is its machine's to destroy. What it brings
+// along, groups with rules of their own, it loses once it is in ours.
+func (h *freebsd) takePort(ctx context.Context, r *record) error {
+	if r.port.NetNS != "" || r.port.Tap != r.Tap {
+		return fmt.Errorf("tap %s for a sandbox that has %s: %w", r.port.Tap, r.Tap, errdefs.ErrInvalidArgument)
+	}
+	tap, err := h.iface(ctx, r.Tap)
+	if err != nil || strings.Contains(tap, "description: "+h.mark(r.ID)+"\n") {
+		return err
+	}
+	if tap == "" {
+		return fmt.Errorf("tap %s: %w", r.Tap, errdefs.ErrNotFound)
+	}
+	set := []string{ifconfig, r.Tap, "group", pf.Group, "group", pf.TapGroup}
+	for group := range strings.FieldsSeq(lineOf(tap, "groups: ")) {
+		if group != "tap" && group != pf.Group && group != pf.TapGroup {
+			set = append(set, "-group", group)
+		}
+	}
+	return h.run(ctx, append(set, "description", h.mark(r.ID)))
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor/internal/process"
@@ -23,7 +24,13 @@ func (m *machine) Record() hypervisor.Record {
 }
 
 // Disown implements hypervisor.Transferable.
-func (m *machine) Disown() error { return m.GiveUp(m.receipt.Strike, m.tap.Disown) }
+func (m *machine) Disown() error {
+	others := []func() error{m.receipt.Strike, m.tap.Disown}
+	if m.port != nil {
+		others = append(others, m.port.Disown)
+	}
+	return m.GiveUp(others...)
+}
 
 // Adopt implements hypervisor.Adopter. What the machine consists of besides its
 // process follows from its id and from what Launch wrote to its directory.
@@ -41,7 +48,7 @@ func (b Backend) Adopt(ctx context.Context, r hypervisor.Record, book *receipt.B
 	return m, nil
 }
 
-func (b Backend) adopt(ctx context.Context, r hypervisor.Record, book *receipt.Book) (*machine, error) {
+func (b Backend) adopt(ctx context.Context, r hypervisor.Record, book *receipt.Book) (_ *machine, err error) {
 	alive, err := r.Process.Alive()
 	if err != nil {
 		return nil, err
@@ -50,7 +57,7 @@ func (b Backend) adopt(ctx context.Context, r hypervisor.Record, book *receipt.B
 	if !alive {
 		return nil, b.gone(r, g, book)
 	}
-	if gerr == nil && (len(g.NICs) == 0 || g.Name != vmName(r.ID)) {
+	if gerr == nil && (len(g.NICs) == 0 || g.PortMark != "" && len(g.NICs) < 2 || g.Name != vmName(r.ID)) {
 		gerr = fmt.Errorf("%s is of virtual machine %q, want %q: %w", guestFile, g.Name, vmName(r.ID), errdefs.ErrFailedPrecondition)
 	}
 	if gerr != nil {
@@ -66,20 +73,36 @@ func (b Backend) adopt(ctx context.Context, r hypervisor.Record, book *receipt.B
 	if err != nil {
 		return nil, err
 	}
+	// What this fails with is still its former owner's.
+	giveBack := []func() error{link.Disown}
+	defer func() {
+		for _, f := range slices.Backward(giveBack) {
+			err = errors.Join(err, f())
+		}
+	}()
+	var port tap
+	if g.PortMark != "" {
+		if port, err = b.adoptPort(g.NICs[1].Tap, g.PortMark, book); err != nil {
+			return nil, err
+		}
+		giveBack = append(giveBack, port.Disown)
+	}
 	line, err := book.Write(vmReceipt{g.Name})
 	if err != nil {
-		return nil, errors.Join(err, link.Disown())
+		return nil, err
 	}
+	giveBack = append(giveBack, line.Strike)
 	p, err := process.Adopt(log.G(ctx).WithField("machine", r.ID), r.Dir, r.Process, book, r.Mark)
 	if err != nil {
-		// It is still its former owner's.
-		return nil, errors.Join(err, line.Strike(), link.Disown())
+		return nil, err
 	}
+	giveBack = nil
 	cfg := g.Asked
 	cfg.ID, cfg.Dir = r.ID, r.Dir
 	m := newMachine(cfg, b.vmm, p)
 	m.mark, m.started, m.receipt = r.Mark, started, line
 	m.link(link)
+	m.port = port
 	launched := make(chan struct{})
 	close(launched)
 	go m.wait(launched)
@@ -97,6 +120,13 @@ func (b Backend) gone(r hypervisor.Record, g guest, book *receipt.Book) error {
 		link, err := b.adoptLink(g.NICs[0].Tap, g.LinkMark, book)
 		if err == nil {
 			err = link.Close()
+		}
+		errs = append(errs, err)
+	}
+	if len(g.NICs) > 1 && g.PortMark != "" {
+		port, err := b.adoptPort(g.NICs[1].Tap, g.PortMark, book)
+		if err == nil {
+			err = port.Close()
 		}
 		errs = append(errs, err)
 	}

@@ -3,6 +3,7 @@ package bhyve
 import (
 	"bytes"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -56,6 +57,50 @@ func TestMachineChangesHands(t *testing.T) {
 		t.Error("it was killed without its vCPUs having been woken")
 	}
 	r.clean(t)
+}
+
+// TestPortChangesHands is a machine whose interface's tap is its own, for the heir
+// to take to where it is to lead.
+func TestPortChangesHands(t *testing.T) {
+	r := newRig(t, running)
+	r.plugged()
+	m := r.launch(t).(*machine)
+	conf, err := os.ReadFile(filepath.Join(r.cfg.Dir, configFile))
+	if err != nil || !bytes.Contains(conf, []byte("pci.0.3.0.backend=tap4712\n")) {
+		t.Errorf("%v: no port in\n%s", err, conf)
+	}
+	heir, err := r.Adopt(t.Context(), m.Record(), r.heirsBook(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, is := range []hypervisor.Pluggable{m, heir.(*machine)} {
+		if port := is.Port(); port == nil || port.Tap != "tap4712" || port.NetNS != "" || port.MAC.String() != r.cfg.NIC.MAC.String() {
+			t.Errorf("port %+v", port)
+		}
+	}
+	if err := m.Disown(); err != nil || r.port.disowned != 1 || r.port.closed != 0 {
+		t.Errorf("disown: %v, port disowned %d times and closed %d times", err, r.port.disowned, r.port.closed)
+	}
+	record := m.Record()
+	if err := heir.(*machine).Disown(); err != nil {
+		t.Fatal(err)
+	}
+	if err := record.Process.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Adopt(t.Context(), record, r.heirsBook(t)); !errdefs.IsNotFound(err) {
+		t.Errorf("got %v", err)
+	}
+	r.clean(t)
+}
+
+// A machine on the tap of a caller has none of its own.
+func TestNoPort(t *testing.T) {
+	r := newRig(t, running)
+	r.cfg.NIC = &hypervisor.NIC{Tap: "tap12", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 7}}
+	if port := r.launch(t).(*machine).Port(); port != nil {
+		t.Errorf("port %+v", port)
+	}
 }
 
 // TestReceiptsOfAnHeir is that what is undone first is what the rest waits for: a

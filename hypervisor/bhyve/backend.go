@@ -31,16 +31,21 @@ const (
 	cleanupTimeout = 10 * time.Second
 )
 
-// tapLink is package link's Link where taps have names.
-type tapLink interface {
+// tap is a tap of the machine's own: package link's Port, or the Link's.
+type tap interface {
 	// Tap is the tap's name, Mark what tells it from another that gets its name
 	// after it.
 	Tap() string
 	Mark() string
-	Dial(ctx context.Context, port uint32) (net.Conn, error)
 	// Disown lets go of the tap as it is, Close destroys it.
 	Disown() error
 	Close() error
+}
+
+// tapLink is package link's Link where taps have names.
+type tapLink interface {
+	tap
+	Dial(ctx context.Context, port uint32) (net.Conn, error)
 }
 
 // Backend makes machines out of bhyve(8) processes.
@@ -50,6 +55,10 @@ type Backend struct {
 	// adoptLink is for a link that another owner has opened. It has a receipt
 	// in the book, if there is one, even after an error.
 	adoptLink func(tap, mark string, book *receipt.Book) (tapLink, error)
+	// openPort and adoptPort are the same for the tap of an interface that leads
+	// nowhere yet.
+	openPort  func(context.Context, *receipt.Book) (tap, error)
+	adoptPort func(name, mark string, book *receipt.Book) (tap, error)
 	// loader is the program that becomes bhyve, and its first arguments.
 	loader func() ([]string, error)
 }
@@ -59,7 +68,10 @@ var _ hypervisor.Backend = Backend{}
 // New returns the backend. Whether this host has what it needs is told by
 // Capabilities and Launch.
 func New() Backend {
-	return Backend{vmm: thisHost{vmmapi.ThisHost()}, openLink: openLink, adoptLink: adoptLink, loader: thisProgram}
+	return Backend{
+		vmm: thisHost{vmmapi.ThisHost()}, loader: thisProgram,
+		openLink: openLink, adoptLink: adoptLink, openPort: openPort, adoptPort: adoptPort,
+	}
 }
 
 func thisProgram() ([]string, error) {
@@ -79,7 +91,7 @@ func (b Backend) Capabilities(ctx context.Context) (hypervisor.Capabilities, err
 	if err != nil {
 		return hypervisor.Capabilities{}, fmt.Errorf("bhyve machines: %w", err)
 	}
-	caps := hypervisor.Capabilities{Accelerated: true, MaxVCPUs: n}
+	caps := hypervisor.Capabilities{Accelerated: true, Plug: true, MaxVCPUs: n}
 	// Who does not ask for it is not to fail for it.
 	if caps.Checkpoint, err = b.vmm.SupportsCheckpoint(); err != nil {
 		log.G(ctx).WithError(err).Warn("whether machines can be saved is not known")
@@ -121,7 +133,7 @@ func (b Backend) start(ctx context.Context, cfg hypervisor.Config, from string, 
 		return nil, fmt.Errorf("machine %s: this program's own path: %w", cfg.ID, err)
 	}
 	m := newMachine(cfg, b.vmm, process.New(cfg.Dir, loader[0], loader[1:]...))
-	if err := m.launch(ctx, from, b.openLink, book); err != nil {
+	if err := m.launch(ctx, from, b, book); err != nil {
 		// Also when ctx is what ended the launch.
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 		defer cancel()
@@ -141,7 +153,7 @@ func (b Backend) start(ctx context.Context, cfg hypervisor.Config, from string, 
 
 // launch acquires one thing after the other; Destroy releases those that are
 // there.
-func (m *machine) launch(ctx context.Context, from string, openLink func(context.Context, *receipt.Book) (tapLink, error), book *receipt.Book) error {
+func (m *machine) launch(ctx context.Context, from string, b Backend, book *receipt.Book) error {
 	if is, err := exists(m.cfg.CheckpointDir); err != nil || is {
 		return errors.Join(err, fmt.Errorf("%s holds a checkpoint: %w", m.cfg.CheckpointDir, errdefs.ErrAlreadyExists))
 	}
@@ -153,12 +165,18 @@ func (m *machine) launch(ctx context.Context, from string, openLink func(context
 			return err
 		}
 	}
-	link, err := openLink(ctx, book)
+	link, err := b.openLink(ctx, book)
 	if err != nil {
 		return err
 	}
 	m.link(link)
 	g.NICs[0].Tap, g.LinkMark = link.Tap(), link.Mark()
+	if m.cfg.NIC != nil && m.cfg.NIC.Tap == "" {
+		if m.port, err = b.openPort(ctx, book); err != nil {
+			return err
+		}
+		g.NICs[1].Tap, g.PortMark = m.port.Tap(), m.port.Mark()
+	}
 	if err := prepare(m.dir, g); err != nil {
 		return err
 	}

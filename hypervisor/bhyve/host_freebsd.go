@@ -24,6 +24,22 @@ func adoptLink(tap, mark string, book *receipt.Book) (tapLink, error) {
 	return l, nil
 }
 
+func openPort(ctx context.Context, book *receipt.Book) (tap, error) {
+	p, err := link.OpenPort(ctx, book)
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func adoptPort(name, mark string, book *receipt.Book) (tap, error) {
+	p, err := link.AdoptPort(name, mark, book)
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
 // processorModel is the processor by its name: FreeBSD tells guests of all
 // that it has.
 func processorModel() (string, error) { return unix.Sysctl("hw.model") }

@@ -23,10 +23,11 @@ type guest struct {
 	// Restore is the file to restore from, empty for a guest that is to be booted.
 	Restore string
 
-	// LinkMark is the mark of the first network device's tap, Asked what the
-	// machine was asked for. They are for who adopts the machine.
-	LinkMark string
-	Asked    hypervisor.Config
+	// LinkMark is the mark of the first network device's tap, PortMark that of the
+	// second's if it is the machine's own, Asked what the machine was asked for.
+	// They are for who adopts the machine.
+	LinkMark, PortMark string
+	Asked              hypervisor.Config
 }
 
 // make makes the virtual machine: loaded, or empty for bhyve(8) to restore.

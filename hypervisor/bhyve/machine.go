@@ -27,6 +27,8 @@ type machine struct {
 	receipt *receipt.Receipt
 	// tap is Link, as this package knows it.
 	tap tapLink
+	// port is the containers' interface's tap, nil if it is not the machine's own.
+	port tap
 	// started is true once the guest was seen to run.
 	started bool
 	// suspending is true while Checkpoint waits for the end.
@@ -37,6 +39,7 @@ var (
 	_ hypervisor.Machine      = (*machine)(nil)
 	_ hypervisor.Parker       = (*machine)(nil)
 	_ hypervisor.Transferable = (*machine)(nil)
+	_ hypervisor.Pluggable    = (*machine)(nil)
 )
 
 func newMachine(cfg hypervisor.Config, v vmm, p *process.Process) *machine {
@@ -50,6 +53,14 @@ func newMachine(cfg hypervisor.Config, v vmm, p *process.Process) *machine {
 }
 
 func (m *machine) link(l tapLink) { m.tap, m.Link = l, l }
+
+// Port implements hypervisor.Pluggable.
+func (m *machine) Port() *hypervisor.NIC {
+	if m.port == nil {
+		return nil
+	}
+	return &hypervisor.NIC{Tap: m.port.Tap(), MAC: m.cfg.NIC.MAC}
+}
 
 // PowerOff implements hypervisor.Machine. The guest does not hear of it: an
 // agent that listens can be asked directly, and SIGTERM, which is the power
@@ -87,8 +98,11 @@ func (m *machine) release(ctx context.Context) error {
 		errs = append(errs, err)
 	}
 	errs = append(errs, unprepare(m.dir), vacate(m.cfg.CheckpointDir))
+	// Only now: a tap cannot be destroyed while it is open.
+	if m.port != nil {
+		errs = append(errs, m.port.Close())
+	}
 	if m.Link != nil {
-		// Only now: a tap cannot be destroyed while it is open.
 		errs = append(errs, m.Link.Close())
 	}
 	return errors.Join(errs...)

@@ -110,10 +110,17 @@ func (*fakeLink) Dial(ctx context.Context, _ uint32) (net.Conn, error) {
 func (l *fakeLink) Close() error  { l.closed++; return nil }
 func (l *fakeLink) Disown() error { l.disowned++; return nil }
 
+// fakePort is the tap of an interface that leads nowhere.
+type fakePort struct{ fakeLink }
+
+func (*fakePort) Tap() string  { return "tap4712" }
+func (*fakePort) Mark() string { return "a port" }
+
 type rig struct {
 	Backend
 	vmm  *fakeVMM
 	link *fakeLink
+	port *fakePort
 	cfg  hypervisor.Config
 	book *receipt.Book
 }
@@ -131,7 +138,7 @@ func newRig(t *testing.T, script string) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{vmm: &fakeVMM{dir: dir}, link: &fakeLink{}, book: book}
+	r := &rig{vmm: &fakeVMM{dir: dir}, link: &fakeLink{}, port: &fakePort{}, book: book}
 	r.cfg = hypervisor.Config{ID: "a.1", Dir: dir, VCPUs: 2, MemoryMiB: 256, Kernel: kernel, Initrd: kernel, Cmdline: []string{"last=1"}}
 	r.Backend = Backend{
 		vmm:      r.vmm,
@@ -141,6 +148,13 @@ func newRig(t *testing.T, script string) *rig {
 				return nil, fmt.Errorf("tap %s %q", tap, mark)
 			}
 			return r.link, nil
+		},
+		openPort: func(context.Context, *receipt.Book) (tap, error) { return r.port, nil },
+		adoptPort: func(name, mark string, _ *receipt.Book) (tap, error) {
+			if name != r.port.Tap() || mark != r.port.Mark() {
+				return nil, fmt.Errorf("port %s %q", name, mark)
+			}
+			return r.port, nil
 		},
 		loader: func() ([]string, error) { return []string{"/bin/sh", "-c", script, "loader"}, nil },
 	}
@@ -160,6 +174,9 @@ func (r *rig) launch(t *testing.T) hypervisor.Machine {
 // clean fails the test if anything of the machine is left.
 func (r *rig) clean(t *testing.T) {
 	t.Helper()
+	if r.cfg.NIC != nil && r.cfg.NIC.Tap == "" && r.port.closed == 0 {
+		t.Error("left: the port")
+	}
 	if r.book.Len() != 0 || r.link.closed == 0 || r.vmm.has("loaded") || r.vmm.has(guestFile) || r.vmm.has(configFile) {
 		t.Errorf("left: %d receipts, link closed %d times, virtual machine %v, files %v %v",
 			r.book.Len(), r.link.closed, r.vmm.has("loaded"), r.vmm.has(guestFile), r.vmm.has(configFile))
@@ -175,6 +192,9 @@ func ended(t *testing.T, m hypervisor.Machine) hypervisor.Exit {
 	}
 	return m.Exit()
 }
+
+// plugged has the machine's interface lead nowhere.
+func (r *rig) plugged() { r.cfg.NIC = &hypervisor.NIC{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 7}} }
 
 // running is a guest that boots and waits: its input never ends.
 const running = `echo booting; : >"$3"/loaded; : >"$3"/active; read line; exit 9`

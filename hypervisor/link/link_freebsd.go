@@ -12,14 +12,12 @@ import (
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
 	"github.com/containerd/errdefs"
-	"github.com/google/uuid"
 )
 
 // Link is one machine's tap, on no bridge and without a route, in a group of
 // interfaces that pf(4) fences. Methods are safe for concurrent use.
 type Link struct {
-	tap    tapReceipt
-	line   *receipt.Receipt
+	heldTap
 	closed atomic.Bool
 }
 
@@ -44,7 +42,7 @@ func Open(ctx context.Context, book *receipt.Book) (*Link, error) {
 }
 
 func (l *Link) open(ctx context.Context, book *receipt.Book) (err error) {
-	if l.tap, l.line, err = createTap(book, "containerd-shim-bhyve "+uuid.NewString()); err != nil {
+	if l.tap, l.line, err = createTap(book, newMark()); err != nil {
 		return err
 	}
 	name := l.tap.Name
@@ -70,34 +68,25 @@ func (l *Link) open(ctx context.Context, book *receipt.Book) (err error) {
 // Adopt takes over the link that a former owner has made with this tap, whether
 // or not it still exists, with a receipt in book. The caller closes it.
 func Adopt(tap, mark string, book *receipt.Book) (*Link, error) {
-	l := &Link{tap: tapReceipt{Name: tap, Mark: mark}}
-	var err error
-	if l.line, err = book.Write(l.tap); err != nil {
+	t, err := adoptTap(tap, mark, book)
+	if err != nil {
 		return nil, fmt.Errorf("adopt link: %w", err)
 	}
-	return l, nil
+	return &Link{heldTap: t}, nil
 }
 
 // Disown lets go of a link that has another owner by now. It strikes out the
 // receipt, and leaves the tap alone.
 func (l *Link) Disown() error {
 	l.closed.Store(true)
-	return l.line.Strike()
+	return l.heldTap.Disown()
 }
-
-// Mark tells the tap from another one that gets its name later.
-func (l *Link) Mark() string { return l.tap.Mark }
-
-// Tap is the name of the tap's interface, and of its device in /dev.
-func (l *Link) Tap() string { return l.tap.Name }
 
 // Close destroys the tap, and with it what is left of its connections. Closing
 // twice is legal.
 func (l *Link) Close() error {
 	l.closed.Store(true)
-	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
-	defer cancel()
-	return l.line.Undo(ctx)
+	return l.heldTap.Close()
 }
 
 // Dial opens a TCP connection to a port of the guest, in one attempt that is

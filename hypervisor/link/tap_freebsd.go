@@ -13,6 +13,7 @@ import (
 	"unsafe"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 )
 
@@ -142,3 +143,39 @@ func description(name string) (string, error) {
 	text, _, _ := bytes.Cut(buf, []byte{0})
 	return string(text), nil
 }
+
+// heldTap is a tap that lives until whoever has it destroys it.
+type heldTap struct {
+	tap  tapReceipt
+	line *receipt.Receipt
+}
+
+// adoptTap takes over a tap that a former owner has made, whether or not it still
+// exists, with a receipt in book.
+func adoptTap(name, mark string, book *receipt.Book) (heldTap, error) {
+	t := heldTap{tap: tapReceipt{Name: name, Mark: mark}}
+	var err error
+	t.line, err = book.Write(t.tap)
+	return t, err
+}
+
+// Tap is the name of the tap's interface, and of its device in /dev.
+func (t *heldTap) Tap() string { return t.tap.Name }
+
+// Mark tells the tap from another one that gets its name later.
+func (t *heldTap) Mark() string { return t.tap.Mark }
+
+// Disown lets go of a tap that has another owner by now. It strikes out the
+// receipt, and leaves the tap alone.
+func (t *heldTap) Disown() error { return t.line.Strike() }
+
+// Close destroys the tap, if it still bears its mark. It waits until nobody has
+// it open. Closing twice is legal.
+func (t *heldTap) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
+	defer cancel()
+	return t.line.Undo(ctx)
+}
+
+// newMark is a description that no other tap has.
+func newMark() string { return "containerd-shim-bhyve " + uuid.NewString() }

@@ -70,6 +70,8 @@ type network struct {
 	guest *agentv1.ConfigureNetworkRequest
 	// line is nil for what ends by itself.
 	line *receipt.Receipt
+	// host is the configured network, nil for an interface of a namespace's.
+	host *hostnet.Network
 
 	// ns is the namespace that the interface comes from, nil for one of package
 	// network's.
@@ -82,54 +84,60 @@ type network struct {
 // wanted says whether a machine needs an interface for it.
 func (r networkRequest) wanted() bool { return r.netns != "" || r.own || r.standard }
 
-// openNetwork takes what r asks for from the host: before the machine is made,
-// or with the port of one that is there. nil if it asks for nothing.
-func openNetwork(ctx context.Context, r machineRequest, port *hypervisor.NIC, book *receipt.Book) (*network, error) {
-	switch {
-	case r.network.netns != "" || r.network.own:
-		return joinNetwork(ctx, r, port, book)
-	case r.network.standard:
-		return addNetwork(ctx, r, port, book)
+// newNetwork is what r asks for, with nothing taken from the host yet; nil if it
+// asks for nothing. Its receipt comes before the machine's: receipts are undone
+// backwards, and on FreeBSD a tap cannot be destroyed before its machine has ended.
+func newNetwork(r machineRequest, book *receipt.Book) (*network, error) {
+	if !r.network.wanted() {
+		return nil, nil
 	}
-	return nil, nil
-}
-
-// addNetwork gives the machine an address of the configured network.
-func addNetwork(ctx context.Context, r machineRequest, port *hypervisor.NIC, book *receipt.Book) (_ *network, err error) {
+	n := &network{}
+	if !r.network.standard {
+		return n, nil
+	}
 	cfg, err := hostnet.LoadConfig(r.config.Network.Config)
 	if err != nil {
 		return nil, err
 	}
-	rules, err := cfg.PolicyNamed(r.config.Network.Policy)
-	if err != nil {
+	if n.host, err = hostnet.Open(cfg); err != nil {
 		return nil, err
 	}
-	n, err := hostnet.Open(cfg)
-	if err != nil {
-		return nil, err
+	n.line, err = book.Write(hostnet.Receipt{Config: cfg, ID: machineID(r)})
+	return n, err
+}
+
+// open takes it from the host: before the machine is made, or with the port of
+// one that is there. The caller closes n after an error, too.
+func (n *network) open(ctx context.Context, r machineRequest, port *hypervisor.NIC, book *receipt.Book) error {
+	switch {
+	case n == nil:
+		return nil
+	case n.host != nil:
+		return n.add(ctx, r, port)
 	}
-	line, err := book.Write(hostnet.Receipt{Config: cfg, ID: machineID(r)})
+	return n.join(ctx, r, port, book)
+}
+
+// add gives the machine an address of the configured network.
+func (n *network) add(ctx context.Context, r machineRequest, port *hypervisor.NIC) error {
+	rules, err := n.host.Config().PolicyNamed(r.config.Network.Policy)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	nw := &network{line: line}
 	request := hostnet.Request{ID: machineID(r), Policy: &rules}
 	if port != nil {
 		request.Port = &hostnet.Port{NetNS: port.NetNS, Tap: port.Tap}
 	}
-	result, err := n.Add(ctx, request)
+	result, err := n.host.Add(ctx, request)
 	if err != nil {
-		if cerr := nw.close(ctx); cerr != nil {
-			log.G(ctx).WithError(cerr).Error("network that could not be had could not be given back")
-		}
-		return nil, err
+		return err
 	}
-	nw.nic = hypervisor.NIC{Tap: result.Tap, MAC: result.MAC}
+	n.nic = hypervisor.NIC{Tap: result.Tap, MAC: result.MAC}
 	if port != nil {
-		nw.nic.MAC = port.MAC
+		n.nic.MAC = port.MAC
 	}
-	nw.guest = configurationOf(result, nw.nic.MAC)
-	return nw, nil
+	n.guest = configurationOf(result, n.nic.MAC)
+	return nil
 }
 
 // configurationOf is what a guest is told of a network, whose device was made
@@ -153,9 +161,8 @@ func configurationOf(r *hostnet.Result, device []byte) *agentv1.ConfigureNetwork
 	return c
 }
 
-// joinNetwork has the machine's tap in a network namespace of the host's.
-func joinNetwork(ctx context.Context, r machineRequest, port *hypervisor.NIC, book *receipt.Book) (_ *network, err error) {
-	n := &network{}
+// join has the machine's tap in a network namespace of the host's.
+func (n *network) join(ctx context.Context, r machineRequest, port *hypervisor.NIC, book *receipt.Book) (err error) {
 	switch {
 	case !r.network.own:
 		n.ns, err = join.Open(r.network.netns)
@@ -166,16 +173,11 @@ func joinNetwork(ctx context.Context, r machineRequest, port *hypervisor.NIC, bo
 		n.ns, err = join.New()
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, n.close(ctx))
-		}
-	}()
 	if !r.network.own {
 		if n.line, err = book.Write(n.ns.Receipt()); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	n.nic = hypervisor.NIC{Tap: join.Tap, NetNS: n.ns.Path()}
@@ -189,12 +191,9 @@ func joinNetwork(ctx context.Context, r machineRequest, port *hypervisor.NIC, bo
 		err = errors.Join(err, n.line.Strike())
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := n.connect(ctx); err != nil {
-		return nil, err
-	}
-	return n, nil
+	return n.connect(ctx)
 }
 
 // connect looks whether there is an interface to be had from the namespace, and

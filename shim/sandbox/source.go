@@ -20,7 +20,8 @@ import (
 
 // source is where a sandbox's machine comes from: booted for it, or taken from
 // those that are ready; with its network, which is there before the one and after
-// the other. It keeps the contract of hypervisor.Backend's Launch.
+// the other, and goes after both. It keeps the contract of hypervisor.Backend's
+// Launch.
 type source func(context.Context, machineRequest, *guest.Image, hypervisor.Config, *receipt.Book) (hypervisor.Machine, *network, origin, error)
 
 // origin is where a machine came from, and when on its way it changed hands.
@@ -46,14 +47,25 @@ func (o origin) fields() log.Fields {
 // poolOrBoot takes machines from the pool as the configuration says, and makes
 // the others with backend.
 func poolOrBoot(backend hypervisor.Backend) source {
-	return func(ctx context.Context, r machineRequest, image *guest.Image, cfg hypervisor.Config, book *receipt.Book) (hypervisor.Machine, *network, origin, error) {
+	return func(ctx context.Context, r machineRequest, image *guest.Image, cfg hypervisor.Config, book *receipt.Book) (_ hypervisor.Machine, _ *network, _ origin, err error) {
+		nw, err := newNetwork(r, book)
+		if err != nil {
+			return nil, nil, origin{}, err
+		}
+		defer func() {
+			if err == nil {
+				return
+			}
+			if nerr := nw.close(ctx); nerr != nil {
+				log.G(ctx).WithError(nerr).Error("network of a machine that is not to be had could not be given back")
+			}
+		}()
 		// The pool's have no such memory.
 		own := cfg.MemoryDir != "" && r.config.Pool.Mode == config.PoolAuto
 		if r.config.Pool.Mode != config.PoolNever && !own {
 			m, from, err := claim(ctx, backend, r, image, cfg, book)
 			if err == nil {
-				nw, err := plug(ctx, r, m, book)
-				if err != nil {
+				if err := plug(ctx, r, nw, m, book); err != nil {
 					return nil, nil, origin{}, err
 				}
 				return m, nw, from, nil
@@ -66,16 +78,12 @@ func poolOrBoot(backend hypervisor.Backend) source {
 				log.G(ctx).WithError(err).WithField("machine", cfg.ID).Info("the pool gives no machine: booting one")
 			}
 		}
-		nw, err := openNetwork(ctx, r, nil, book)
-		if err != nil {
+		if err := nw.open(ctx, r, nil, book); err != nil {
 			return nil, nil, origin{}, err
 		}
 		cfg.NIC = nw.device()
 		m, err := backend.Launch(ctx, cfg, book)
 		if err != nil {
-			if nerr := nw.close(ctx); nerr != nil {
-				log.G(ctx).WithError(nerr).Error("network of a machine that did not come up could not be given back")
-			}
 			return nil, nil, origin{}, err
 		}
 		return m, nw, origin{tier: poolv1.Tier_TIER_BOOT}, nil
@@ -83,9 +91,9 @@ func poolOrBoot(backend hypervisor.Backend) source {
 }
 
 // plug gives a machine that is there its network, or ends it.
-func plug(ctx context.Context, r machineRequest, m hypervisor.Machine, book *receipt.Book) (nw *network, err error) {
-	if !r.network.wanted() {
-		return nil, nil
+func plug(ctx context.Context, r machineRequest, nw *network, m hypervisor.Machine, book *receipt.Book) (err error) {
+	if nw == nil {
+		return nil
 	}
 	var port *hypervisor.NIC
 	if p, ok := m.(hypervisor.Pluggable); ok {
@@ -94,14 +102,14 @@ func plug(ctx context.Context, r machineRequest, m hypervisor.Machine, book *rec
 	if port == nil {
 		err = fmt.Errorf("machine %s has no port: %w", m.ID(), errdefs.ErrFailedPrecondition)
 	} else {
-		nw, err = openNetwork(ctx, r, port, book)
+		err = nw.open(ctx, r, port, book)
 	}
 	if err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyWait)
 		defer cancel()
-		return nil, errors.Join(err, m.Destroy(undo))
+		return errors.Join(err, m.Destroy(undo))
 	}
-	return nw, nil
+	return nil
 }
 
 // errNoDaemon is a pool that nobody serves.
