@@ -27,7 +27,7 @@ func OpenPort(ctx context.Context, book *receipt.Book) (*Port, error) {
 	p.tap, p.line, err = createTap(book, newMark())
 	if err == nil {
 		// bhyve(8) brings it up where net.link.tap.up_on_open is set.
-		_, err = run(ctx, "/sbin/ifconfig", p.tap.Name, "group", Group, "inet6", "ifdisabled", "-auto_linklocal")
+		_, err = run(ctx, "/sbin/ifconfig", p.tap.Name, "inet6", "ifdisabled", "-auto_linklocal", "group", Group)
 	}
 	if err != nil {
 		if p.line != nil {
