@@ -1,13 +1,15 @@
 package integration
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"os"
 	"os/exec"
 	"strings"
-
-	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network"
 )
 
 func testNamespaceOfTheHost(r *rig) { r.inNamespaceOfTheHost(nil) }
@@ -18,30 +20,73 @@ func testNerdctlPublishes(r *rig) { r.Skip("nerdctl's networks are Linux's") }
 
 func testPodNetwork(r *rig) { r.Skip("there is no CRI on FreeBSD") }
 
-// beyond makes the world beyond the lab, which is the host itself: a policy has to
-// name it like any other.
-func (r *rig) beyond() {
-	r.Helper()
-	ifconfig := func(args ...string) string {
-		r.Helper()
-		out, err := exec.CommandContext(context.WithoutCancel(r.ctx), "/sbin/ifconfig", args...).CombinedOutput()
-		if err != nil {
-			r.Fatalf("ifconfig %q: %v: %s", args, err, out)
-		}
-		return strings.TrimSpace(string(out))
-	}
-	world := ifconfig("lo", "create")
-	r.Cleanup(func() { ifconfig(world, "destroy") })
-	for _, addr := range []string{labUplink, friend, foe} {
-		ifconfig(world, "inet", addr+"/32", "alias")
+// worldEnv makes the tests' program the world's server, in the world's jail: a
+// thread cannot enter one without its process.
+const worldEnv = "BHYVE_LAB_WORLD"
+
+func init() {
+	if os.Getenv(worldEnv) == "" {
+		return
 	}
 	listener, err := net.Listen("tcp4", fmt.Sprintf(":%d", webPort))
 	if err != nil {
-		r.Fatal(err)
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
-	r.tellAddresses(listener)
+	fmt.Println("listening")
+	go http.Serve(listener, teller)
+	// Until the test lets go.
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	os.Exit(0)
 }
 
-// seenAs is the address that the world sees a guest by: its own, as no packet
-// leaves the host.
-func seenAs(i network.Info) string { return i.Address.String() }
+// beyond makes the world beyond the lab, in a jail with a network of its own.
+func (r *rig) beyond() {
+	r.Helper()
+	run := func(name string, args ...string) string {
+		r.Helper()
+		out, err := exec.CommandContext(context.WithoutCancel(r.ctx), name, args...).CombinedOutput()
+		if err != nil {
+			r.Fatalf("%s %q: %v: %s", name, args, err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	const ifconfig = "/sbin/ifconfig"
+	jail := run("/usr/sbin/jail", "-i", "-c", "vnet", "persist", "path=/")
+	r.Cleanup(func() { run("/usr/sbin/jail", "-r", jail) })
+	uplink := run(ifconfig, "epair", "create")
+	r.Cleanup(func() { run(ifconfig, uplink, "destroy") })
+	world := strings.TrimSuffix(uplink, "a") + "b"
+	run(ifconfig, uplink, "inet", labUplink+"/24", "up")
+	run(ifconfig, world, "vnet", jail)
+	run(ifconfig, "-j", jail, world, "inet", friend+"/24", "up")
+	run(ifconfig, "-j", jail, world, "inet", foe+"/32", "alias")
+
+	self, err := os.Executable()
+	if err != nil {
+		r.Fatal(err)
+	}
+	server := exec.Command("/usr/sbin/jexec", jail, self)
+	server.Env = []string{worldEnv + "=1"}
+	server.Stderr = os.Stderr
+	hold, err := server.StdinPipe()
+	if err != nil {
+		r.Fatal(err)
+	}
+	says, err := server.StdoutPipe()
+	if err != nil {
+		r.Fatal(err)
+	}
+	if err := server.Start(); err != nil {
+		r.Fatal(err)
+	}
+	r.Cleanup(func() {
+		hold.Close()
+		if err := server.Wait(); err != nil {
+			r.Error(err)
+		}
+	})
+	if line, err := bufio.NewReader(says).ReadString('\n'); err != nil {
+		r.Fatalf("the world's server says %q: %v", line, err)
+	}
+}

@@ -17,7 +17,6 @@ import (
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/integration/lab"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/netns"
-	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network"
 )
 
 // beyond makes the world beyond the lab, in a network namespace of its own.
@@ -51,11 +50,10 @@ func (r *rig) beyond() {
 	if err != nil {
 		r.Fatal(err)
 	}
-	r.tellAddresses(listener)
+	server := &http.Server{Handler: teller}
+	go server.Serve(listener)
+	r.Cleanup(func() { server.Close() })
 }
-
-// seenAs is the address that the world sees a guest by: the host's.
-func seenAs(network.Info) string { return labUplink }
 
 func linkUp(name string, addrs ...string) error {
 	link, err := netlink.LinkByName(name)

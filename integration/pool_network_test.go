@@ -60,7 +60,7 @@ func testPoolNetwork(r *rig) {
 		if !strings.HasPrefix(out, info.MAC.String()+"\n") || !strings.Contains(out, info.Address.String()+"/32") {
 			r.Errorf("%s and %s are in the guest %q", info.MAC, info.Address, out)
 		}
-		r.expect(r.exec(id, nil, nil, nil, "/bin/probe", "fetch", "http://"+friend+"/"), 0, seenAs(info)+"\n")
+		r.expect(r.exec(id, nil, nil, nil, "/bin/probe", "fetch", "http://"+friend+"/"), 0, labUplink+"\n")
 		if result := r.exec(id, nil, nil, nil, "/bin/probe", "fetch", "http://"+foe+"/"); result.Code == 0 {
 			r.Errorf("reached %s: %s", foe, result.Stdout)
 		}
