@@ -121,6 +121,7 @@ var transformers = []func(*translation) error{
 	translateCgroup,
 	translateDevices,
 	translateSecurity,
+	translateUnknown,
 }
 
 // Translate makes the guest's bundle for container id of a pod from the host's

@@ -162,3 +162,27 @@ func TestSecurityLabelsOfTheHost(t *testing.T) {
 	spec.Linux.Seccomp = &specs.LinuxSeccomp{ListenerPath: "/run/notify.sock"}
 	refused(t, spec, errdefs.IsNotImplemented, "listenerPath")
 }
+
+func TestWhatTheGuestsRuntimeDoesNotKnow(t *testing.T) {
+	spec := minimal()
+	spec.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedBatch}
+	spec.Process.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_IDLE}
+	spec.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0"}
+	spec.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Nodes: "0"}
+	spec.Linux.Resources = &specs.LinuxResources{CPU: &specs.LinuxCPU{Burst: new(uint64(1))}}
+	g := translate(t, spec)
+	for _, word := range []string{"process.scheduler", "memoryPolicy", "cpu.burst"} {
+		ignored(t, g, word)
+	}
+	p, l := g.Spec.Process, g.Spec.Linux
+	if p.Scheduler != nil || p.IOPriority != nil || p.ExecCPUAffinity != nil || l.MemoryPolicy != nil || l.Resources.CPU.Burst != nil {
+		t.Errorf("they went along: %+v, %+v", p, l)
+	}
+
+	spec = minimal()
+	spec.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth1": {}}
+	refused(t, spec, errdefs.IsNotImplemented, "netDevices")
+	spec = minimal()
+	spec.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 1}}
+	refused(t, spec, errdefs.IsNotImplemented, "timeOffsets")
+}

@@ -90,6 +90,7 @@ func dropRepeated(created, r *specs.LinuxResources) error {
 	}{
 		{"cpu.cpus", was.Cpus, is.Cpus, func() { is.Cpus = "" }},
 		{"cpu.mems", was.Mems, is.Mems, func() { is.Mems = "" }},
+		{"cpu.burst", was.Burst, is.Burst, func() { is.Burst = nil }},
 		{"cpu.realtimeRuntime", was.RealtimeRuntime, is.RealtimeRuntime, func() { is.RealtimeRuntime = nil }},
 		{"cpu.realtimePeriod", was.RealtimePeriod, is.RealtimePeriod, func() { is.RealtimePeriod = nil }},
 		{"devices", created.Devices, r.Devices, func() { r.Devices = nil }},

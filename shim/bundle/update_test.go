@@ -61,6 +61,7 @@ func TestTranslateUpdate(t *testing.T) {
 		"quota, period":  {resources(`{"cpu":{"quota":100001,"period":50000}}`), errdefs.IsOutOfRange, "cpu.quota"},
 		"cpus":           {resources(`{"cpu":{"cpus":"1"}}`), errdefs.IsNotImplemented, "cpu.cpus"},
 		"mems":           {resources(`{"cpu":{"mems":"0"}}`), errdefs.IsNotImplemented, "cpu.mems"},
+		"burst":          {resources(`{"cpu":{"burst":1}}`), errdefs.IsNotImplemented, "cpu.burst"},
 		"real time":      {resources(`{"cpu":{"realtimeRuntime":1}}`), errdefs.IsNotImplemented, "cpu.realtimeRuntime"},
 		"devices":        {resources(`{"devices":[{"allow":true,"access":"rwm"}]}`), errdefs.IsNotImplemented, "devices"},
 		"block devices":  {resources(`{"blockIO":{"weight":10}}`), errdefs.IsNotImplemented, "blockIO"},
