@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -35,19 +34,26 @@ type checkpoints struct {
 	// freezer is the control group of all containers.
 	freezer string
 
-	// turn is held by the one request that is under way.
-	turn sync.Mutex
+	// turn is held by the one request that is under way: one whose host has given it
+	// up goes on.
+	turn chan struct{}
 	// undo takes back what Suspend has done, last thing first. It is nil while the
 	// machine is not suspended.
 	undo []func() error
 }
 
-// begin takes the turn, which its caller gives back.
-func (c *checkpoints) begin() error {
-	if !c.turn.TryLock() {
-		return fmt.Errorf("checkpoint: another request is under way: %w", errdefs.ErrUnavailable)
+func newCheckpoints(mounts *mountTable, tasks *taskService, freezer string) *checkpoints {
+	return &checkpoints{mounts: mounts, tasks: tasks, freezer: freezer, turn: make(chan struct{}, 1)}
+}
+
+// begin waits for the turn, which end gives back.
+func (c *checkpoints) begin(ctx context.Context) (end func(), err error) {
+	select {
+	case c.turn <- struct{}{}:
+		return func() { <-c.turn }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("checkpoint: another request is under way: %w", context.Cause(ctx))
 	}
-	return nil
 }
 
 // Prepare implements agentv1.CheckpointsService.
@@ -64,10 +70,11 @@ func (c *checkpoints) Prepare(context.Context, *emptypb.Empty) (*emptypb.Empty, 
 // Suspend implements agentv1.CheckpointsService. The order matters: what is frozen
 // writes no more, what is written back makes no more requests.
 func (c *checkpoints) Suspend(ctx context.Context, r *agentv1.SuspendRequest) (_ *agentv1.SuspendResponse, err error) {
-	if err := c.begin(); err != nil {
+	end, err := c.begin(ctx)
+	if err != nil {
 		return nil, err
 	}
-	defer c.turn.Unlock()
+	defer end()
 	if c.undo != nil {
 		return nil, fmt.Errorf("checkpoint: the machine is suspended: %w", errdefs.ErrFailedPrecondition)
 	}
@@ -168,11 +175,12 @@ func (c *checkpoints) holdStreams(ctx context.Context, sent []*agentv1.StreamPos
 }
 
 // Attach implements agentv1.CheckpointsService.
-func (c *checkpoints) Attach(_ context.Context, r *agentv1.AttachRequest) (_ *emptypb.Empty, err error) {
-	if err := c.begin(); err != nil {
+func (c *checkpoints) Attach(ctx context.Context, r *agentv1.AttachRequest) (_ *emptypb.Empty, err error) {
+	end, err := c.begin(ctx)
+	if err != nil {
 		return nil, err
 	}
-	defer c.turn.Unlock()
+	defer end()
 	if c.undo == nil {
 		return nil, fmt.Errorf("attach: the machine is not suspended: %w", errdefs.ErrFailedPrecondition)
 	}
@@ -212,11 +220,12 @@ func (c *checkpoints) Attach(_ context.Context, r *agentv1.AttachRequest) (_ *em
 }
 
 // Resume implements agentv1.CheckpointsService.
-func (c *checkpoints) Resume(context.Context, *emptypb.Empty) (*emptypb.Empty, error) {
-	if err := c.begin(); err != nil {
+func (c *checkpoints) Resume(ctx context.Context, _ *emptypb.Empty) (*emptypb.Empty, error) {
+	end, err := c.begin(ctx)
+	if err != nil {
 		return nil, err
 	}
-	defer c.turn.Unlock()
+	defer end()
 	if err := c.goOn(0); err != nil {
 		return nil, fmt.Errorf("resume: %w", err)
 	}

@@ -69,7 +69,7 @@ func newServer(ctx context.Context) (*server, error) {
 	agentv1.RegisterPodService(control, pod)
 	agentv1.RegisterVolumesService(control, newVolumes(s.ninep, mounts))
 	agentv1.RegisterEventsService(control, s.events)
-	agentv1.RegisterCheckpointsService(control, &checkpoints{mounts: mounts, tasks: s.tasks, freezer: filepath.Join(cgroupRoot, agentproto.SandboxCgroup)})
+	agentv1.RegisterCheckpointsService(control, newCheckpoints(mounts, s.tasks, filepath.Join(cgroupRoot, agentproto.SandboxCgroup)))
 	agentv1.RegisterRehearsalService(control, &rehearsal{})
 	return s, nil
 }

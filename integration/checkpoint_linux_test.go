@@ -31,6 +31,10 @@ func TestCheckpoint(t *testing.T) {
 	}{
 		{"copies", testCheckpointCopies},
 		{"the same again", testCheckpointSame},
+		{"twice", testCheckpointTwice},
+		{"terminal", testCheckpointTerminal},
+		{"volume", testCheckpointVolume},
+		{"network", testCheckpointNetwork},
 		{"refused", testCheckpointRefused},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(newRig(t, lab.RuntimeBhyve)) })
@@ -90,13 +94,7 @@ func (r *rig) ledgerOf(id string, n int) []entry {
 func testCheckpointCopies(r *rig) {
 	id := r.start([]string{"--annotation", savable + "=true"}, "/bin/probe", "ledger", "/ledger")
 	before := r.ledgerOf(id, 3)
-	const ref = "checkpoint-of-a-ledger"
-	r.Cleanup(func() {
-		if err := r.Client.ImageService().Delete(context.WithoutCancel(r.ctx), ref); err != nil && !errdefs.IsNotFound(err) {
-			r.Error(err)
-		}
-	})
-	r.must("container", "checkpoint", "--rw", "--image", "--task", id, ref)
+	ref := r.checkpoint(id)
 	after := r.ledgerOf(id, len(before))
 
 	var copies [2][]entry
@@ -128,6 +126,20 @@ func testCheckpointCopies(r *rig) {
 		}
 	}
 	r.Logf("%d lines in common, then %d, %d and %d", common, len(after)-common, len(copies[0])-common, len(copies[1])-common)
+}
+
+// checkpoint has ctr save a container with its task, under a name that is gone when
+// the test ends.
+func (r *rig) checkpoint(id string) (ref string) {
+	r.Helper()
+	ref = "checkpoint-of-" + id
+	r.Cleanup(func() {
+		if err := r.Client.ImageService().Delete(context.WithoutCancel(r.ctx), ref); err != nil && !errdefs.IsNotFound(err) {
+			r.Error(err)
+		}
+	})
+	r.must("container", "checkpoint", "--rw", "--image", "--task", id, ref)
+	return ref
 }
 
 // forgetRestored removes what ctr has restored, and what ctr and containerd leave
@@ -173,11 +185,11 @@ func (o *output) String() string {
 }
 
 // streams makes a client's standard streams. Input can be written to in.
-func (r *rig) streams() (*output, cio.Creator) {
+func (r *rig) streams(opts ...cio.Opt) (*output, cio.Creator) {
 	in, w := io.Pipe()
 	o := &output{in: w}
 	r.Cleanup(func() { w.Close() })
-	return o, cio.NewCreator(cio.WithStreams(in, o, io.Discard))
+	return o, cio.NewCreator(append([]cio.Opt{cio.WithStreams(in, o, io.Discard)}, opts...)...)
 }
 
 // ledgerContainer is a container that writes a ledger, and whose machine can be
@@ -205,7 +217,13 @@ func (r *rig) ledgerContainer(spec ...oci.SpecOpts) containerd.Container {
 // directory.
 func (r *rig) task(c containerd.Container, opts ...containerd.NewTaskOpts) (containerd.Task, *output) {
 	r.Helper()
-	out, creator := r.streams()
+	var streams []cio.Opt
+	if spec, err := c.Spec(r.ctx); err != nil {
+		r.Fatal(err)
+	} else if spec.Process.Terminal {
+		streams = append(streams, cio.WithTerminal)
+	}
+	out, creator := r.streams(streams...)
 	task, err := c.NewTask(r.ctx, creator, opts...)
 	if err != nil {
 		r.Fatal(err)
@@ -235,18 +253,44 @@ func testCheckpointSame(r *rig) {
 	c := r.ledgerContainer()
 	task, out := r.task(c)
 	r.awaitLines(out, 3)
-	fmt.Fprintln(out.in, "first")
+	r.say(out, "first")
+	dir := r.saveAndEnd(task)
+	first := r.parseLedger(out.String())
+
+	task, again := r.task(c, containerd.WithRestoreImagePath(dir))
+	second := r.awaitLines(again, 3)
+	if last := first[len(first)-1]; second[0].n != last.n+1 || second[0].run != last.run {
+		r.Errorf("%+v comes after %+v", second[0], last)
+	}
+	r.say(again, "second")
+	if in := r.ledgerOf(c.ID(), len(first)); in[0] != first[0] {
+		r.Errorf("the file begins with %+v, the output with %+v", in[0], first[0])
+	}
+	if err := task.Kill(r.ctx, 9); err != nil {
+		r.Error(err)
+	}
+}
+
+// say sends a line to a ledger and waits until that has repeated it.
+func (r *rig) say(out *output, line string) {
+	r.Helper()
+	fmt.Fprintln(out.in, line)
 	r.eventually(commandTimeout, func() error {
-		if !strings.Contains(out.String(), "in first\n") {
+		if !strings.Contains(strings.ReplaceAll(out.String(), "\r", ""), "in "+line+"\n") {
 			return fmt.Errorf("the input is not there: %q", out.String())
 		}
 		return nil
 	})
+}
+
+// saveAndEnd saves a task, of which nothing is left but the directory.
+func (r *rig) saveAndEnd(task containerd.Task) (dir string) {
+	r.Helper()
 	exit, err := task.Wait(r.ctx)
 	if err != nil {
 		r.Fatal(err)
 	}
-	dir := filepath.Join(r.hostDir(), "saved")
+	dir = filepath.Join(r.hostDir(), "saved")
 	if _, err := task.Checkpoint(r.ctx, containerd.WithCheckpointImagePath(dir), withExit); err != nil {
 		r.Fatal(err)
 	}
@@ -261,26 +305,7 @@ func testCheckpointSame(r *rig) {
 	if _, err := task.Delete(r.ctx); err != nil {
 		r.Fatal(err)
 	}
-	first := r.parseLedger(out.String())
-
-	task, again := r.task(c, containerd.WithRestoreImagePath(dir))
-	second := r.awaitLines(again, 3)
-	if last := first[len(first)-1]; second[0].n != last.n+1 || second[0].run != last.run {
-		r.Errorf("%+v comes after %+v", second[0], last)
-	}
-	fmt.Fprintln(again.in, "second")
-	r.eventually(commandTimeout, func() error {
-		if !strings.Contains(again.String(), "in second\n") {
-			return fmt.Errorf("the input is not there: %q", again.String())
-		}
-		return nil
-	})
-	if in := r.ledgerOf(c.ID(), len(first)); in[0] != first[0] {
-		r.Errorf("the file begins with %+v, the output with %+v", in[0], first[0])
-	}
-	if err := task.Kill(r.ctx, 9); err != nil {
-		r.Error(err)
-	}
+	return dir
 }
 
 func withExit(i *containerd.CheckpointTaskInfo) error {

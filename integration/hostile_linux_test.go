@@ -155,22 +155,6 @@ func count(c network.Counters, why string) uint64 {
 	return c.Spoofed
 }
 
-// networkOf is what the network knows of a container's machine.
-func (r *rig) networkOf(n *network.Network, id string) network.Info {
-	r.Helper()
-	infos, err := n.List(r.ctx)
-	if err != nil {
-		r.Fatal(err)
-	}
-	for _, i := range infos {
-		if strings.HasPrefix(i.ID, id+".") {
-			return i
-		}
-	}
-	r.Fatalf("%s has no network", id)
-	return network.Info{}
-}
-
 // listenUDP tells who sends something to a port of the host's.
 func (r *rig) listenUDP(port int) <-chan string {
 	r.Helper()

@@ -89,6 +89,39 @@ func infoOf(infos []network.Info, id string) network.Info {
 	return infos[i]
 }
 
+// networkOf is what the network knows of a container's machine.
+func (r *rig) networkOf(n *network.Network, id string) network.Info {
+	r.Helper()
+	infos, err := n.List(r.ctx)
+	if err != nil {
+		r.Fatal(err)
+	}
+	info := infoOf(infos, id)
+	if info.ID == "" {
+		r.Fatalf("%s has no network", id)
+	}
+	return info
+}
+
+// wantOnNetwork checks that a container has the address that it was given, and
+// reaches what it may, and no more.
+func (r *rig) wantOnNetwork(n *network.Network, id string) network.Info {
+	r.Helper()
+	info := r.networkOf(n, id)
+	if err := n.Check(r.ctx, info.ID); err != nil {
+		r.Error(err)
+	}
+	out := r.mustOK(r.exec(id, nil, nil, nil, "/bin/sh", "-c", "cat /sys/class/net/eth0/address; ip -4 -o addr show eth0")).Stdout
+	if !strings.HasPrefix(out, info.MAC.String()+"\n") || strings.Count(out, " inet ") != 1 || !strings.Contains(out, info.Address.String()+"/32") {
+		r.Errorf("%s and %s are in the guest %q", info.MAC, info.Address, out)
+	}
+	r.expect(r.exec(id, nil, nil, nil, "/bin/probe", "fetch", "http://"+friend+"/"), 0, labUplink+"\n")
+	if result := r.exec(id, nil, nil, nil, "/bin/probe", "fetch", "http://"+foe+"/"); result.Code == 0 {
+		r.Errorf("reached %s: %s", foe, result.Stdout)
+	}
+	return info
+}
+
 // testDefaultNetwork runs two sandboxes on the default network: they reach what
 // the policy allows, and neither what it denies nor each other.
 func testDefaultNetwork(r *rig) {

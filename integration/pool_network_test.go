@@ -4,7 +4,6 @@ package integration
 
 import (
 	"fmt"
-	"strings"
 	"testing"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/integration/lab"
@@ -47,23 +46,8 @@ func testPoolNetwork(r *rig) {
 	if t := s.Templates[0]; t.ClaimsHot != 1 || t.ClaimsCold != 1 {
 		r.Errorf("counted as %v", t)
 	}
-	infos, err := n.List(r.ctx)
-	if err != nil || len(infos) != 2 {
-		r.Fatalf("%d sandboxes have a network: %v", len(infos), err)
-	}
 	for _, id := range ids {
-		info := infoOf(infos, id)
-		if err := n.Check(r.ctx, info.ID); err != nil {
-			r.Error(err)
-		}
-		out := r.mustOK(r.exec(id, nil, nil, nil, "/bin/sh", "-c", "cat /sys/class/net/eth0/address; ip -4 -o addr show eth0")).Stdout
-		if !strings.HasPrefix(out, info.MAC.String()+"\n") || !strings.Contains(out, info.Address.String()+"/32") {
-			r.Errorf("%s and %s are in the guest %q", info.MAC, info.Address, out)
-		}
-		r.expect(r.exec(id, nil, nil, nil, "/bin/probe", "fetch", "http://"+friend+"/"), 0, labUplink+"\n")
-		if result := r.exec(id, nil, nil, nil, "/bin/probe", "fetch", "http://"+foe+"/"); result.Code == 0 {
-			r.Errorf("reached %s: %s", foe, result.Stdout)
-		}
+		r.wantOnNetwork(n, id)
 	}
 	// A shim that is killed leaves nothing of the network either.
 	events := r.subscribe()

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // ledgerPause is between two lines of a ledger.
@@ -24,6 +26,13 @@ func ledger(args []string) error {
 	}
 	if len(args) > 1 && args[1] == "removed" {
 		if err := os.Remove(args[0]); err != nil {
+			return err
+		}
+	}
+	// Where its input is a terminal, what is typed is not to be in a line.
+	if t, err := unix.IoctlGetTermios(0, unix.TCGETS); err == nil {
+		t.Lflag &^= unix.ECHO
+		if err := unix.IoctlSetTermios(0, unix.TCSETS, t); err != nil {
 			return err
 		}
 	}

@@ -95,7 +95,11 @@ type fakeMachine struct {
 	destroyed int
 	// rested is what became of it, in order.
 	rested []string
+	// snapshot, if set, saves it.
+	snapshot func(ctx context.Context, dir string) error
 }
+
+func (m *fakeMachine) Snapshot(ctx context.Context, dir string) error { return m.snapshot(ctx, dir) }
 
 func (m *fakeMachine) Park(context.Context) error    { return m.rest("park") }
 func (m *fakeMachine) Unpark(context.Context) error  { return m.rest("unpark") }

@@ -82,6 +82,7 @@ func (a *fakeAgent) serve() {
 	agentv1.RegisterSharesService(server, fakeBundle{a})
 	agentv1.RegisterEventsService(server, fakeEvents{a})
 	agentv1.RegisterPodService(server, fakePod{a})
+	agentv1.RegisterCheckpointsService(server, fakeCheckpoints{a})
 	agentv1.RegisterVolumesService(server, fakeVolumes{a})
 	agentv1.RegisterNetworkService(server, fakeNetwork{a})
 	for _, port := range []uint32{agentproto.PortControl, agentproto.PortStdio, agentproto.PortNinep} {
@@ -493,6 +494,24 @@ type fakeNetwork struct{ *fakeAgent }
 
 func (f fakeNetwork) Configure(context.Context, *agentv1.ConfigureNetworkRequest) (*emptypb.Empty, error) {
 	return &emptypb.Empty{}, f.answer("network.Configure", func() error { return nil })
+}
+
+type fakeCheckpoints struct{ *fakeAgent }
+
+func (f fakeCheckpoints) Prepare(context.Context, *emptypb.Empty) (*emptypb.Empty, error) {
+	return &emptypb.Empty{}, f.answer("checkpoints.Prepare", func() error { return nil })
+}
+
+func (f fakeCheckpoints) Suspend(context.Context, *agentv1.SuspendRequest) (*agentv1.SuspendResponse, error) {
+	return &agentv1.SuspendResponse{}, f.answer("checkpoints.Suspend", func() error { return nil })
+}
+
+func (f fakeCheckpoints) Attach(context.Context, *agentv1.AttachRequest) (*emptypb.Empty, error) {
+	return &emptypb.Empty{}, f.answer("checkpoints.Attach", func() error { return nil })
+}
+
+func (f fakeCheckpoints) Resume(context.Context, *emptypb.Empty) (*emptypb.Empty, error) {
+	return &emptypb.Empty{}, f.answer("checkpoints.Resume", func() error { return nil })
 }
 
 type fakeEvents struct{ *fakeAgent }

@@ -183,9 +183,10 @@ func (s *savedSandbox) sized(cfg config.Config) config.Config {
 }
 
 // cgroupFor is the control group of a copy. Clients give a copy the spec of what
-// it was made of as it is: a control group named after that one belongs to it.
+// it was made of as it is, and a copy of the copy as well: a control group named
+// after one of those belongs to it.
 func (s *savedSandbox) cgroupFor(id, group string) string {
-	if path.Base(group) != s.Name {
+	if base := path.Base(group); base != s.Name && base != s.Container {
 		return group
 	}
 	return path.Join(path.Dir(group), id)

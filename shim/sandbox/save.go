@@ -28,8 +28,8 @@ const (
 
 // Checkpoint saves the sandbox with its processes to dir, for Create to make
 // another of. Its container must be the only one; it is frozen meanwhile, and
-// runs on afterwards or, with exit, has been killed. On error it runs on, and dir
-// holds no saved sandbox.
+// runs on afterwards or, with exit, has been killed. On error dir holds no saved
+// sandbox, and the container runs on, or has ended with its machine.
 //
 // errdefs.ErrFailedPrecondition names what is in the way: a machine that was not
 // made to be saved (config.Machine.Checkpoint), an exec that runs, an open file
@@ -147,13 +147,13 @@ func (c *Container) rest(ctx context.Context) (goOn func() error, err error) {
 	resp, err := c.vm.agent.checkpoints.Suspend(ctx, &agentv1.SuspendRequest{
 		Inputs: []*agentv1.StreamPosition{{Stream: prefix + "stdin", Bytes: sent}},
 	})
-	if err != nil {
-		streams.Release()
-		return nil, c.agentError(ctx, "suspend", err)
-	}
 	goOn = func() error {
 		defer streams.Release()
-		return c.resumeSaved(c.sandbox.ctx)
+		return c.goOn()
+	}
+	if err != nil {
+		// The guest may not know that nobody waits for its answer any more.
+		return nil, errors.Join(c.agentError(ctx, "suspend", err), goOn())
 	}
 	for _, o := range resp.Outputs {
 		name, own := strings.CutPrefix(o.GetStream(), prefix)
@@ -170,6 +170,16 @@ func (c *Container) rest(ctx context.Context) (goOn func() error, err error) {
 // errStuck is the error of a stream that does not come to rest.
 func errStuck(err error) error {
 	return fmt.Errorf("%w: %w", errdefs.ErrFailedPrecondition, err)
+}
+
+// goOn lets the guest go on, or ends its machine: what stands still for ever must not
+// be said to run.
+func (c *Container) goOn() error {
+	err := c.resumeSaved(c.sandbox.ctx)
+	if err == nil {
+		return nil
+	}
+	return errors.Join(err, c.vm.destroy(c.sandbox.ctx))
 }
 
 // resumeSaved lets the guest go on. It uses the values of ctx, not its end.

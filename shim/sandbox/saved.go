@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/durable"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/ninep"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/config"
 )
@@ -85,17 +86,7 @@ func (s *savedSandbox) write(dir string) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, "."+savedFile+"-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), filepath.Join(dir, savedFile))
-	}
-	return err
+	return durable.WriteFile(filepath.Join(dir, savedFile), data, 0o600)
 }
 
 // readSaved reads what write has written, and leaves the machine to who restores
@@ -132,7 +123,11 @@ func readSaved(dir string) (*savedSandbox, error) {
 
 // clearSaved removes what a save that failed has left in dir.
 func clearSaved(dir string) error {
-	return os.RemoveAll(filepath.Join(dir, savedMachineDir))
+	err := os.Remove(filepath.Join(dir, savedFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, os.RemoveAll(filepath.Join(dir, savedMachineDir)))
 }
 
 // save is what the guest knows of the tree.

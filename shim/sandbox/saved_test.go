@@ -32,11 +32,10 @@ func TestSavedIsReadAsItWasWritten(t *testing.T) {
 	if is.Container != "c0" || is.Events != 7 || is.Size != was.Size || is.Roots["rootfs"].Session.Msize != 4096 {
 		t.Errorf("read %+v", is)
 	}
-	if got := is.cgroupFor("c2", "/ns/c1"); got != "/ns/c2" {
-		t.Errorf("the copy is put into %s", got)
-	}
-	if got := is.cgroupFor("c2", "/my/group"); got != "/my/group" {
-		t.Errorf("the copy is put into %s", got)
+	for group, want := range map[string]string{"/ns/c1": "/ns/c2", "/ns/c0": "/ns/c2", "/ns/c2": "/ns/c2", "/my/group": "/my/group"} {
+		if got := is.cgroupFor("c2", group); got != want {
+			t.Errorf("a copy whose spec says %s is put into %s, not %s", group, got, want)
+		}
 	}
 
 	path := filepath.Join(dir, savedFile)
