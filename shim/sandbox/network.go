@@ -1,9 +1,11 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 
 	"github.com/containerd/errdefs"
@@ -68,6 +70,8 @@ type network struct {
 	nic hypervisor.NIC
 	// guest is what the agent is told, nil while it is not known.
 	guest *agentv1.ConfigureNetworkRequest
+	// restored is true if the guest may have the interface of another machine yet.
+	restored bool
 	// line is nil for what ends by itself.
 	line *receipt.Receipt
 	// host is the configured network, nil for an interface of a namespace's.
@@ -241,6 +245,30 @@ func (n *network) device() *hypervisor.NIC {
 	return &n.nic
 }
 
+// resumes makes the interface one that a guest knows by a device with this address,
+// and with a configuration that is not its own.
+func (n *network) resumes(device net.HardwareAddr) {
+	if n == nil {
+		return
+	}
+	n.restored, n.nic.MAC = true, device
+	if n.guest != nil {
+		n.guest.Interfaces[0].Device = device
+	}
+}
+
+// address is what the guest's device has once its container has been admitted, nil
+// if there is none.
+func (n *network) address() net.HardwareAddr {
+	switch {
+	case n == nil:
+		return nil
+	case n.told && len(n.guest.Interfaces[0].Mac) > 0:
+		return n.guest.Interfaces[0].Mac
+	}
+	return n.nic.MAC
+}
+
 // close gives everything back. It uses the values of ctx, not its end.
 func (n *network) close(ctx context.Context) error {
 	if n == nil {
@@ -284,19 +312,21 @@ func (v *vm) admitNetwork(ctx context.Context) error {
 	return v.configureNetwork(ctx)
 }
 
-// configureNetwork tells the guest of its containers' network.
+// configureNetwork tells the guest of its containers' network. What it has of
+// another's it loses, also while nothing is known of its own.
 func (v *vm) configureNetwork(ctx context.Context) error {
-	if v.network == nil || v.network.guest == nil {
+	if v.network == nil || v.network.guest == nil && !v.network.restored {
 		return nil
 	}
+	config := cmp.Or(v.network.guest, &agentv1.ConfigureNetworkRequest{})
 	ctx, cancel := context.WithTimeout(ctx, v.agentTimeout)
 	defer cancel()
 	ctx, release := whileAlive(ctx, v.Machine)
 	defer release()
-	if _, err := v.agent.net.Configure(ctx, v.network.guest); err != nil {
+	if _, err := v.agent.net.Configure(ctx, config); err != nil {
 		return fmt.Errorf("configure the containers' network: %w", err)
 	}
-	v.network.told = true
+	v.network.told = v.network.guest != nil
 	return nil
 }
 

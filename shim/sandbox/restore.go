@@ -37,8 +37,8 @@ func (s *Sandbox) savedFor(r CreateRequest, network networkRequest, pod string) 
 	switch {
 	case !alone || pod != "":
 		return nil, fmt.Errorf("restore into a pod: %w", errdefs.ErrNotImplemented)
-	case network != networkRequest{}:
-		return nil, fmt.Errorf("restore with a network interface: the machine was saved without one: %w", errdefs.ErrNotImplemented)
+	case network.wanted() != (saved.MAC != nil):
+		return nil, fmt.Errorf("restore with a network interface (%t), saved with one (%t): %w", network.wanted(), saved.MAC != nil, errdefs.ErrFailedPrecondition)
 	case saved.Namespace != ns:
 		return nil, fmt.Errorf("restore in namespace %q of what was saved in %q: %w", ns, saved.Namespace, errdefs.ErrFailedPrecondition)
 	case saved.Terminal != r.Stdio.Terminal:
@@ -69,17 +69,22 @@ func (s *savedSandbox) agrees(g *bundle.Guest) error {
 
 // fromSaved makes a machine from a saved one.
 func fromSaved(backend hypervisor.Backend, saved *savedSandbox) source {
-	return func(ctx context.Context, _ machineRequest, _ *guest.Image, cfg hypervisor.Config, book *receipt.Book) (hypervisor.Machine, *network, origin, error) {
+	return maker(func(ctx context.Context, r machineRequest, nw *network, _ *guest.Image, cfg hypervisor.Config, book *receipt.Book) (hypervisor.Machine, origin, error) {
 		b, ok := backend.(hypervisor.Restorer)
 		if !ok {
-			return nil, nil, origin{}, fmt.Errorf("%s cannot restore machines: %w", backend.Name(), errdefs.ErrNotImplemented)
+			return nil, origin{}, fmt.Errorf("%s cannot restore machines: %w", backend.Name(), errdefs.ErrNotImplemented)
 		}
+		if err := nw.open(ctx, r, nil, book); err != nil {
+			return nil, origin{}, err
+		}
+		nw.resumes(saved.MAC)
+		cfg.NIC = nw.device()
 		m, err := b.Restore(ctx, cfg, saved.machine(), book)
 		if errdefs.IsNotFound(err) {
 			err = fmt.Errorf("%w: %w", errdefs.ErrFailedPrecondition, err)
 		}
-		return m, nil, origin{tier: poolv1.Tier_TIER_COLD}, err
-	}
+		return m, origin{tier: poolv1.Tier_TIER_COLD}, err
+	}).source()
 }
 
 // reattach gives the container that is in a restored machine the files and streams

@@ -34,7 +34,7 @@ const (
 // errdefs.ErrFailedPrecondition names what is in the way: a machine that was not
 // made to be saved (config.Machine.Checkpoint), an exec that runs, an open file
 // that has been removed, a client that does not read. errdefs.ErrNotImplemented
-// is for pods, machines with a network interface and monitors that cannot.
+// is for pods and monitors that cannot.
 func (c *Container) Checkpoint(ctx context.Context, dir string, exit bool) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, saveTimeout, fmt.Errorf("not saved within %s: %w", saveTimeout, context.DeadlineExceeded))
 	defer cancel()
@@ -112,8 +112,6 @@ func (c *Container) maySave() error {
 	switch {
 	case !alone:
 		return fmt.Errorf("its machine is a pod's: %w", errdefs.ErrNotImplemented)
-	case c.vm.network != nil:
-		return fmt.Errorf("its machine has a network interface, whose address cannot be had twice: %w", errdefs.ErrNotImplemented)
 	case status != task.Status_RUNNING && status != task.Status_PAUSED:
 		return fmt.Errorf("it is %s, neither running nor paused: %w", strings.ToLower(status.String()), errdefs.ErrFailedPrecondition)
 	case !c.vm.savable:
@@ -207,7 +205,7 @@ func (c *Container) describe() (*savedSandbox, error) {
 	ns, _ := namespaces.Namespace(c.sandbox.ctx)
 	s := &savedSandbox{
 		Format: savedFormat, Namespace: ns,
-		Size: c.vm.size, KernelArgs: c.vm.kernelArgs,
+		Size: c.vm.size, KernelArgs: c.vm.kernelArgs, MAC: c.vm.network.address(),
 		Events: c.vm.events.Load(), Name: c.ID, Container: c.guestID,
 		Paused: status == task.Status_PAUSED, Terminal: init.stdio.Terminal, Streams: init.streams().Names(),
 		Roots: map[string]savedTree{},

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 
@@ -37,6 +38,9 @@ type savedSandbox struct {
 	// Size and KernelArgs are the machine's.
 	Size       config.Size `json:"size"`
 	KernelArgs []string    `json:"kernel_args,omitempty"`
+	// MAC is the address of the containers' network interface by which the guest knows
+	// it, nil for a machine without one.
+	MAC net.HardwareAddr `json:"mac,omitempty"`
 	// Events is the number of the last of the guest's events that was seen.
 	Events uint64 `json:"events"`
 	// Name is containerd's for the container, as it was saved.

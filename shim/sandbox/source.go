@@ -44,34 +44,41 @@ func (o origin) fields() log.Fields {
 	return f
 }
 
+// maker makes a machine on a network of which nothing is open yet.
+type maker func(context.Context, machineRequest, *network, *guest.Image, hypervisor.Config, *receipt.Book) (hypervisor.Machine, origin, error)
+
+// source is a maker with the networks that are asked for, which are given back where
+// it fails.
+func (create maker) source() source {
+	return func(ctx context.Context, r machineRequest, image *guest.Image, cfg hypervisor.Config, book *receipt.Book) (hypervisor.Machine, *network, origin, error) {
+		nw, err := newNetwork(r, book)
+		if err == nil {
+			var m hypervisor.Machine
+			var from origin
+			if m, from, err = create(ctx, r, nw, image, cfg, book); err == nil {
+				return m, nw, from, nil
+			}
+		}
+		if nerr := nw.close(ctx); nerr != nil {
+			log.G(ctx).WithError(nerr).Error("network of a machine that is not to be had could not be given back")
+		}
+		return nil, nil, origin{}, err
+	}
+}
+
 // poolOrBoot takes machines from the pool as the configuration says, and makes
 // the others with backend.
 func poolOrBoot(backend hypervisor.Backend) source {
-	return func(ctx context.Context, r machineRequest, image *guest.Image, cfg hypervisor.Config, book *receipt.Book) (_ hypervisor.Machine, _ *network, _ origin, err error) {
-		nw, err := newNetwork(r, book)
-		if err != nil {
-			return nil, nil, origin{}, err
-		}
-		defer func() {
-			if err == nil {
-				return
-			}
-			if nerr := nw.close(ctx); nerr != nil {
-				log.G(ctx).WithError(nerr).Error("network of a machine that is not to be had could not be given back")
-			}
-		}()
+	return maker(func(ctx context.Context, r machineRequest, nw *network, image *guest.Image, cfg hypervisor.Config, book *receipt.Book) (hypervisor.Machine, origin, error) {
 		// The pool's have no such memory.
 		own := cfg.MemoryDir != "" && r.config.Pool.Mode == config.PoolAuto
 		if r.config.Pool.Mode != config.PoolNever && !own {
 			m, from, err := claim(ctx, backend, r, image, cfg, book)
 			if err == nil {
-				if err := plug(ctx, r, nw, m, book); err != nil {
-					return nil, nil, origin{}, err
-				}
-				return m, nw, from, nil
+				return m, from, plug(ctx, r, nw, m, book)
 			}
 			if r.config.Pool.Mode == config.PoolRequire || ctx.Err() != nil {
-				return nil, nil, origin{}, fmt.Errorf("machine from the pool: %w", err)
+				return nil, origin{}, fmt.Errorf("machine from the pool: %w", err)
 			}
 			// No daemon is no news, where none is required.
 			if !errors.Is(err, errNoDaemon) {
@@ -79,15 +86,12 @@ func poolOrBoot(backend hypervisor.Backend) source {
 			}
 		}
 		if err := nw.open(ctx, r, nil, book); err != nil {
-			return nil, nil, origin{}, err
+			return nil, origin{}, err
 		}
 		cfg.NIC = nw.device()
 		m, err := backend.Launch(ctx, cfg, book)
-		if err != nil {
-			return nil, nil, origin{}, err
-		}
-		return m, nw, origin{tier: poolv1.Tier_TIER_BOOT}, nil
-	}
+		return m, origin{tier: poolv1.Tier_TIER_BOOT}, err
+	}).source()
 }
 
 // plug gives a machine that is there its network, or ends it.
