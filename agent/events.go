@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	agentv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto/v1"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/bell"
 )
 
 // eventsKept bounds the events that are kept: some hundred bytes each, and more
@@ -33,14 +34,14 @@ type eventLog struct {
 	namespace string
 	kept      []*agentv1.Envelope // sequence numbers are consecutive
 	next      uint64
-	more      chan struct{} // closed, and replaced, when there is more to see
+	more      bell.Bell // is rung when there is more to see
 	closed    bool
 	present   int                     // subscribers; the ended one may linger
 	endOther  context.CancelCauseFunc // ends the present subscriber
 }
 
 func newEventLog() *eventLog {
-	return &eventLog{keep: eventsKept, next: 1, more: make(chan struct{}), endOther: func(error) {}}
+	return &eventLog{keep: eventsKept, next: 1, endOther: func(error) {}}
 }
 
 // bindNamespace sets the containerd namespace of all events. A machine belongs
@@ -79,7 +80,7 @@ func (l *eventLog) Publish(_ context.Context, topic string, event events.Event) 
 	if excess := len(l.kept) - l.keep; excess > 0 {
 		l.drop(excess)
 	}
-	l.wake()
+	l.more.Ring()
 	return nil
 }
 
@@ -90,14 +91,9 @@ func (l *eventLog) Close() error {
 	defer l.mu.Unlock()
 	if !l.closed {
 		l.closed = true
-		l.wake()
+		l.more.Ring()
 	}
 	return nil
-}
-
-func (l *eventLog) wake() {
-	close(l.more)
-	l.more = make(chan struct{})
 }
 
 // drop forgets the n oldest events.
@@ -161,14 +157,14 @@ func (l *eventLog) leave() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.present--
-	l.wake()
+	l.more.Ring()
 }
 
 // wait returns once the log is closed and the subscriber has had everything.
 func (l *eventLog) wait(ctx context.Context) error {
 	for {
 		l.mu.Lock()
-		done, more := l.closed && l.present == 0, l.more
+		done, more := l.closed && l.present == 0, l.more.Next()
 		l.mu.Unlock()
 		if done {
 			return nil
@@ -192,7 +188,7 @@ func (l *eventLog) since(after uint64) (batch []*agentv1.Envelope, more <-chan s
 	}
 	batch = append(batch, l.kept[after+1-first:]...)
 	if !l.closed {
-		more = l.more
+		more = l.more.Next()
 	}
 	return batch, more, nil
 }

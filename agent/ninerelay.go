@@ -16,6 +16,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/bell"
 )
 
 // nineRelay stands between the kernel's 9p client and the host's server, whose
@@ -27,10 +29,10 @@ type nineRelay struct {
 
 	mu      sync.Mutex
 	host    stream
-	pending int           // requests that have not been answered
-	held    bool          // no request goes to the host
-	lost    bool          // the host went while nothing went to it
-	changed chan struct{} // closed, and replaced, when one of these has changed
+	pending int       // requests that have not been answered
+	held    bool      // no request goes to the host
+	lost    bool      // the host went while nothing went to it
+	changed bell.Bell // is rung when one of these has changed
 	cutOff  bool
 }
 
@@ -51,7 +53,7 @@ func newNineRelay(host stream) (_ *nineRelay, fd int, err error) {
 		unix.Close(fds[0])
 		return nil, -1, err
 	}
-	r := &nineRelay{kernel: kernel, host: host, changed: make(chan struct{})}
+	r := &nineRelay{kernel: kernel, host: host}
 	go r.requests()
 	go r.replies(host)
 	return r, fds[0], nil
@@ -90,7 +92,7 @@ func (r *nineRelay) begin() (stream, bool) {
 			defer r.mu.Unlock()
 			return r.host, true
 		}
-		changed := r.changed
+		changed := r.changed.Next()
 		r.mu.Unlock()
 		<-changed
 	}
@@ -109,7 +111,7 @@ func (r *nineRelay) replies(host stream) {
 		current := r.host == host
 		if err == nil && current {
 			r.pending--
-			r.wake()
+			r.changed.Ring()
 		}
 		r.mu.Unlock()
 		if err != nil && current {
@@ -159,7 +161,7 @@ func (r *nineRelay) hold(ctx context.Context) error {
 	r.mu.Lock()
 	r.held = true
 	for r.pending > 0 && !r.cutOff {
-		changed := r.changed
+		changed := r.changed.Next()
 		r.mu.Unlock()
 		select {
 		case <-changed:
@@ -181,7 +183,7 @@ func (r *nineRelay) release() {
 	r.mu.Lock()
 	r.held = false
 	lost := r.lost
-	r.wake()
+	r.changed.Ring()
 	r.mu.Unlock()
 	if lost {
 		r.cut()
@@ -208,14 +210,8 @@ func (r *nineRelay) cut() {
 	r.cutOff = true
 	r.kernel.Close()
 	r.host.Close()
-	r.wake()
+	r.changed.Ring()
 }
 
 // close is cut: once the kernel has unmounted, nobody is at the other end.
 func (r *nineRelay) close() { r.cut() }
-
-// wake tells those who wait for a change. The caller holds mu.
-func (r *nineRelay) wake() {
-	close(r.changed)
-	r.changed = make(chan struct{})
-}

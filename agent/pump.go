@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/bell"
 )
 
 // pumpBuffer is what a FIFO holds at most by default (pipe(7)).
@@ -32,12 +34,12 @@ type line struct {
 	mu     sync.Mutex
 	conn   stream // nil when it was replaced by none
 	bytes  int64  // that have passed on conn
-	moved  chan struct{}
+	moved  bell.Bell
 	ended  bool // nothing will pass any more
 	closed bool
 }
 
-func newLine(conn stream) line { return line{conn: conn, moved: make(chan struct{})} }
+func newLine(conn stream) line { return line{conn: conn} }
 
 // Close implements pump.
 func (l *line) Close() error {
@@ -62,14 +64,14 @@ func (l *line) attach(conn stream) {
 		conn = nil
 	}
 	l.conn, l.bytes = conn, 0
-	l.wake()
+	l.moved.Ring()
 }
 
 // now is the connection, and what is closed when something has changed.
 func (l *line) now() (stream, <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.conn, l.moved
+	return l.conn, l.moved.Next()
 }
 
 // passed counts n bytes that have passed on conn, unless it has been replaced.
@@ -78,7 +80,7 @@ func (l *line) passed(conn stream, n int) {
 	defer l.mu.Unlock()
 	if l.conn == conn {
 		l.bytes += int64(n)
-		l.wake()
+		l.moved.Ring()
 	}
 }
 
@@ -87,13 +89,7 @@ func (l *line) end() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.ended = true
-	l.wake()
-}
-
-// wake tells those who wait for a change. The caller holds mu.
-func (l *line) wake() {
-	close(l.moved)
-	l.moved = make(chan struct{})
+	l.moved.Ring()
 }
 
 func (l *line) count() int64 {
@@ -196,7 +192,7 @@ func (i *inlet) release() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.held = false
-	i.wake()
+	i.moved.Ring()
 }
 
 // hold returns when n bytes have arrived, or will not any more. From then on
@@ -207,7 +203,7 @@ func (i *inlet) hold(ctx context.Context, n int64) error {
 	i.mu.Unlock()
 	for {
 		i.mu.Lock()
-		done, moved := i.ended || i.bytes >= n, i.moved
+		done, moved := i.ended || i.bytes >= n, i.moved.Next()
 		i.mu.Unlock()
 		if done {
 			return nil
@@ -258,7 +254,7 @@ func (i *inlet) run(f io.Writer, quit <-chan struct{}) error {
 func (i *inlet) replaced(conn stream, quit <-chan struct{}) bool {
 	for {
 		i.mu.Lock()
-		now, held, moved := i.conn, i.held, i.moved
+		now, held, moved := i.conn, i.held, i.moved.Next()
 		i.mu.Unlock()
 		if now != conn || !held {
 			return now != conn

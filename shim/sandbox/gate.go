@@ -3,6 +3,8 @@ package sandbox
 import (
 	"context"
 	"sync"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/bell"
 )
 
 // gate keeps requests to the agent and the saving of its machine apart: what is
@@ -12,7 +14,7 @@ type gate struct {
 	mu      sync.Mutex
 	inside  int
 	shut    bool
-	changed chan struct{} // nil while nobody waits
+	changed bell.Bell
 }
 
 // enter waits while the gate is shut. Each success is undone by leave.
@@ -24,7 +26,7 @@ func (g *gate) leave() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.inside--
-	g.wake()
+	g.changed.Ring()
 }
 
 // close shuts the gate and waits until nobody is inside. It is undone by open.
@@ -43,7 +45,7 @@ func (g *gate) open() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.shut = false
-	g.wake()
+	g.changed.Ring()
 }
 
 // await does something as soon as a condition holds.
@@ -55,23 +57,12 @@ func (g *gate) await(ctx context.Context, holds func() bool, do func()) error {
 			g.mu.Unlock()
 			return nil
 		}
-		if g.changed == nil {
-			g.changed = make(chan struct{})
-		}
-		changed := g.changed
+		changed := g.changed.Next()
 		g.mu.Unlock()
 		select {
 		case <-changed:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-	}
-}
-
-// wake is called with mu held.
-func (g *gate) wake() {
-	if g.changed != nil {
-		close(g.changed)
-		g.changed = nil
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"sync"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/bell"
 )
 
 // Hold keeps further input from the process until Release, and returns how much
@@ -59,29 +61,21 @@ type progress struct {
 	mu      sync.Mutex
 	n       int64
 	ended   bool
-	changed chan struct{} // closed, and replaced, when it has come further
+	further bell.Bell
 }
-
-func newProgress() *progress { return &progress{changed: make(chan struct{})} }
 
 func (p *progress) add(n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.n += int64(n)
-	p.wake()
+	p.further.Ring()
 }
 
 func (p *progress) end() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.ended = true
-	p.wake()
-}
-
-// wake is called with mu held.
-func (p *progress) wake() {
-	close(p.changed)
-	p.changed = make(chan struct{})
+	p.further.Ring()
 }
 
 func (p *progress) count() int64 {
@@ -93,13 +87,13 @@ func (p *progress) count() int64 {
 func (p *progress) await(ctx context.Context, n int64) error {
 	for {
 		p.mu.Lock()
-		done, changed := p.ended || p.n >= n, p.changed
+		done, further := p.ended || p.n >= n, p.further.Next()
 		p.mu.Unlock()
 		if done {
 			return nil
 		}
 		select {
-		case <-changed:
+		case <-further:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

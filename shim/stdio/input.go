@@ -45,7 +45,7 @@ func openInput(path string, conn net.Conn, moved *atomic.Int64) (*input, error) 
 	if _, err := os.Stat(path); err != nil {
 		return nil, err
 	}
-	return &input{path: path, conn: conn, moved: moved, sent: newProgress(), gate: newGate()}, nil
+	return &input{path: path, conn: conn, moved: moved, sent: &progress{}, gate: newGate()}, nil
 }
 
 // start opens the FIFO, unless that has been done, and returns what copies it.

@@ -31,7 +31,7 @@ func newOutput(name string, s sink, conn net.Conn, moved *atomic.Int64) (*output
 	if !ok {
 		return nil, fmt.Errorf("%T cannot be drained", conn)
 	}
-	return &output{name: name, conn: in, sink: s, moved: moved, delivered: newProgress()}, nil
+	return &output{name: name, conn: in, sink: s, moved: moved, delivered: &progress{}}, nil
 }
 
 // copy runs until the guest ends the stream. The sink is closed with it: that
