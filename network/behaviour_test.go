@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/containerd/errdefs"
+
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/policy"
 )
 
@@ -82,9 +84,18 @@ func TestGuestsReachEachOtherWhereBothAgree(t *testing.T) {
 
 func TestPublishedPorts(t *testing.T) {
 	r := newRig(t, policy.Policy{})
-	ports := []policy.Port{{Host: 8080, Guest: 80}, {Host: 8054, Guest: 53, Protocol: "udp", HostIP: netip.MustParseAddr(uplink)}}
-	if publishesLocally {
-		ports = append(ports, policy.Port{Host: 8053, Guest: 53, Protocol: "udp", HostIP: netip.MustParseAddr("127.0.0.1")})
+	ctx, cancel := context.WithCancel(t.Context())
+	forwarded := make(chan error, 1)
+	go func() { forwarded <- r.try(func() error { return r.net.Forward(ctx) }) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-forwarded; err != nil && !errdefs.IsNotImplemented(err) {
+			t.Error(err)
+		}
+	})
+	ports := []policy.Port{
+		{Host: 8080, Guest: 80}, {Host: 8054, Guest: 53, Protocol: "udp", HostIP: netip.MustParseAddr(uplink)},
+		{Host: 8053, Guest: 53, Protocol: "udp", HostIP: netip.MustParseAddr("127.0.0.1")},
 	}
 	g := r.guest("a", &policy.Policy{Publish: ports})
 	r.serve(g.place, 80)
@@ -92,10 +103,11 @@ func TestPublishedPorts(t *testing.T) {
 	r.serve(g.place, 81)
 	r.passes(r.world, "tcp", uplink+":8080")
 	r.passes(r.world, "udp", uplink+":8054")
-	if publishesLocally {
-		r.passes(r.host, "tcp", "127.0.0.1:8080")
-		r.passes(r.host, "tcp", uplink+":8080")
-		r.passes(r.host, "udp", "127.0.0.1:8053")
+	for _, to := range []struct{ network, addr string }{
+		{"tcp", "127.0.0.1:8080"}, {"tcp", uplink + ":8080"}, {"tcp", g.Gateway.String() + ":8080"},
+		{"udp", "127.0.0.1:8053"}, {"udp", uplink + ":8054"},
+	} {
+		r.comesToPass(r.host, to.network, to.addr)
 	}
 	// Not published, though the world knows the way.
 	r.denied("a", r.world, "tcp", g.Address.String()+":81")
@@ -114,6 +126,12 @@ func TestPublishedPorts(t *testing.T) {
 	if _, err := r.net.Show(t.Context(), "c"); err == nil {
 		t.Error("a refused sandbox is there")
 	}
+	// Another port is published while it runs.
+	r.in(func() error {
+		return r.net.SetPolicy(t.Context(), "a", policy.Policy{Publish: []policy.Port{{Host: 8081, Guest: 80}}})
+	})
+	r.passes(r.world, "tcp", uplink+":8081")
+	r.comesToPass(r.host, "tcp", "127.0.0.1:8081")
 }
 
 // A policy that is changed holds for open flows, and does not disturb those that

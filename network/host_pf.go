@@ -233,6 +233,10 @@ func (h *freebsd) setPolicy(ctx context.Context, r *record, p *policy.Compiled) 
 	return h.pf.Kill(ctx, pf.Outlawed(s, states, isHost))
 }
 
+// unanswered implements redirector: on lo0 pf would have to translate the answers
+// back, and never sees them (decision 69).
+func (h *freebsd) unanswered(p *policy.Compiled) []policy.Published { return p.Publish }
+
 func (h *freebsd) detach(ctx context.Context, r *record) (Released, error) {
 	tap, err := h.iface(ctx, r.Tap)
 	if err != nil {

@@ -9,11 +9,12 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/jail"
 )
 
 // place is a VNET jail, or with no door the jail that the tests are in. A thread
@@ -238,12 +239,16 @@ func receive(from *net.UnixConn, message any) (*os.File, error) {
 // newPlace makes a jail and the process in it.
 func newPlace(t *testing.T) *place {
 	t.Helper()
-	jail, err := newJail(0)
+	id, err := jail.New(0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { removeJail(jail) })
-	if out, err := exec.Command(ifconfig, "-j", strconv.Itoa(jail), "lo0", "inet", "127.0.0.1/8", "up").CombinedOutput(); err != nil {
+	t.Cleanup(func() {
+		if err := jail.Remove(id); err != nil {
+			t.Error(err)
+		}
+	})
+	if out, err := exec.Command(ifconfig, "-j", strconv.Itoa(id), "lo0", "inet", "127.0.0.1/8", "up").CombinedOutput(); err != nil {
 		t.Fatalf("lo0 of a jail: %v: %s", err, out)
 	}
 	mine, theirs, err := socketPair()
@@ -263,25 +268,11 @@ func newPlace(t *testing.T) *place {
 	cmd.Env = []string{placeEnv + "=1"}
 	cmd.Stderr = os.Stderr
 	cmd.ExtraFiles = []*os.File{theirs}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Jail: jail}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Jail: id}
 	if err := cmd.Start(); err != nil {
 		door.Close()
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { door.Close(); cmd.Wait() })
-	return &place{jail, door}
-}
-
-// newJail makes a jail with a network of its own, and room for children.
-func newJail(children int) (int, error) {
-	out, err := exec.Command("/usr/sbin/jail", "-i", "-c", "vnet", "persist", "path=/",
-		fmt.Sprintf("children.max=%d", children)).CombinedOutput()
-	if err != nil {
-		return 0, fmt.Errorf("new jail: %w: %s", err, out)
-	}
-	return strconv.Atoi(strings.TrimSpace(string(out)))
-}
-
-func removeJail(jail int) {
-	_ = exec.Command("/usr/sbin/jail", "-r", strconv.Itoa(jail)).Run()
+	return &place{id, door}
 }

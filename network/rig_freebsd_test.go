@@ -12,11 +12,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/containerd/errdefs"
 
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/jail"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/pf"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/policy"
 )
@@ -25,10 +25,7 @@ import (
 var frameHeader []byte
 
 // What this system's packet filter has no words for.
-const (
-	limitsBandwidth  = false
-	publishesLocally = false
-)
+const limitsBandwidth = false
 
 // pf sees packets, and not what carries them; the bridge drops the others.
 var counterOf = map[crime]func(Counters) uint64{forged: spoofed, disguised: denied, forbidden: denied}
@@ -46,26 +43,8 @@ func runIn(m *testing.M) int {
 	case os.Getenv(inJailEnv) != "" || whyNot() != "":
 		return m.Run()
 	}
-	jail, err := newJail(100)
-	if err != nil {
+	if err := jail.Self(100, os.Stdout, os.Stderr, inJailEnv+"=1"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer removeJail(jail)
-	// Entering a jail changes the working directory, before the program is looked for.
-	self, err := os.Executable()
-	wd, werr := os.Getwd()
-	if err = errors.Join(err, werr); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	cmd := exec.Command(self, os.Args[1:]...)
-	cmd.Dir = wd
-	cmd.Env = append(os.Environ(), inJailEnv+"=1")
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Jail: jail}
-	if err := cmd.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "in the jail:", err)
 		return 1
 	}
 	return 0
@@ -172,17 +151,17 @@ func (r *rig) plug(g *guest) (inside *os.File) {
 	r.t.Helper()
 	g.place = newPlace(r.t)
 	inner++
-	name, jail := fmt.Sprintf("tap%d", inner), strconv.Itoa(g.jail)
+	name, id := fmt.Sprintf("tap%d", inner), strconv.Itoa(g.jail)
 	r.run(ifconfig, name, "create")
 	inside = r.openTap(name)
 	if g.wire == nil {
 		g.wire = r.openTap(g.Tap)
 	}
-	r.run(ifconfig, name, "vnet", jail)
-	r.run(ifconfig, "-j", jail, name, "ether", g.MAC.String())
-	r.run(ifconfig, "-j", jail, name, "inet", g.Address.String()+"/32", "up")
-	r.run(route, "-j", jail, "add", "-host", g.Gateway.String(), "-iface", name)
-	r.run(route, "-j", jail, "add", "default", g.Gateway.String())
+	r.run(ifconfig, name, "vnet", id)
+	r.run(ifconfig, "-j", id, name, "ether", g.MAC.String())
+	r.run(ifconfig, "-j", id, name, "inet", g.Address.String()+"/32", "up")
+	r.run(route, "-j", id, "add", "-host", g.Gateway.String(), "-iface", name)
+	r.run(route, "-j", id, "add", "default", g.Gateway.String())
 	return inside
 }
 
@@ -316,4 +295,37 @@ func TestUnsafePfIsRefused(t *testing.T) {
 	}
 	r.run("/sbin/pfctl", "-q", "-e")
 	r.add("a", nil)
+}
+
+// pf has room for so many anchors. One more is refused, and nothing is left of it.
+func TestAnchorsRunOut(t *testing.T) {
+	r := newRig(t, policy.Policy{})
+	// It makes room for a few more, as memory comes in pages.
+	const limit, most = 6, 60
+	r.load(fmt.Sprintf("set limit anchors %d\n%s", limit, ruleset))
+	id := func(i int) string { return fmt.Sprint("crowd", i) }
+	there := 0
+	var err error
+	for ; there < most && err == nil; there++ {
+		_, err = r.net.Add(t.Context(), Request{ID: id(there)})
+	}
+	there--
+	if !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), "set limit") {
+		t.Fatalf("after %d sandboxes: %v, want what to do about it", there, err)
+	}
+	t.Logf("%d sandboxes with a limit of %d: %v", there, limit, err)
+	if _, err := r.net.Show(t.Context(), id(there)); !errdefs.IsNotFound(err) {
+		t.Errorf("what is left of the one that was refused: %v", err)
+	}
+	for i := range there {
+		if err := r.net.Check(t.Context(), id(i)); err != nil {
+			t.Error(err)
+		}
+		r.del(id(i))
+	}
+	if left := r.left(); len(left) > 0 {
+		t.Errorf("left: %q", left)
+	}
+	r.load(ruleset)
+	r.add("after", nil)
 }

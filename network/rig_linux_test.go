@@ -20,10 +20,7 @@ import (
 var frameHeader = make([]byte, 10)
 
 // What this system's packet filter has no words for.
-const (
-	limitsBandwidth  = true
-	publishesLocally = true
-)
+const limitsBandwidth = true
 
 // Whatever does not bear the guest's own addresses is stopped at the tap.
 var counterOf = map[crime]func(Counters) uint64{

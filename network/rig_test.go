@@ -223,6 +223,31 @@ func (r *rig) passes(p *place, network, addr string) {
 	conn.Close()
 }
 
+// comesToPass says that a flow can be opened, in a while: who is to take it is told
+// of it by the file system.
+func (r *rig) comesToPass(p *place, network, addr string) {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		once, stop := context.WithTimeout(ctx, patience/10)
+		conn, err := r.open(once, p, network, addr)
+		stop()
+		if err == nil {
+			conn.Close()
+			return
+		}
+		select {
+		case <-ctx.Done():
+			r.t.Errorf("%s to %s: %v, want it to pass", network, addr, err)
+			return
+		case <-tick.C:
+		}
+	}
+}
+
 // denied says that a flow cannot be opened, by the counter of what was stopped.
 func (r *rig) denied(id string, p *place, network, addr string) {
 	r.t.Helper()

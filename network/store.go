@@ -173,6 +173,7 @@ func (s store) save(r *record) error {
 	if err != nil {
 		return fmt.Errorf("network of %s: record: %w", r.ID, err)
 	}
+	s.announce()
 	return nil
 }
 

@@ -1,7 +1,6 @@
-//go:build linux
-
 // Package netbench measures package network: how long Add, Del and SetPolicy
-// take with few and with many sandboxes there. It makes no machines.
+// take with few and with many sandboxes there. It makes no machines, and a host of
+// its own to measure on: a network namespace on Linux, a VNET jail on FreeBSD.
 package netbench
 
 import (
@@ -17,16 +16,12 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/netns"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/policy"
 )
 
 // populations are how many sandboxes are there while it is measured.
 var populations = []int{1, 100, 500}
-
-// rounds are how often each verb is measured.
-const rounds = 50
 
 // Sample is one verb's times at one population.
 type Sample struct {
@@ -51,14 +46,13 @@ func (s Sample) Quantile(q float64) time.Duration {
 	return sorted[min(int(q*float64(len(sorted))), len(sorted)-1)]
 }
 
-// Run measures, prints a table to w and writes the samples to network.json in
-// dir, unless that is empty.
-func Run(ctx context.Context, w io.Writer, dir string) (err error) {
-	ns, err := netns.New()
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
+// Run measures each verb so many times at each population, prints a table to w and
+// writes the samples to network.json in dir, unless that is empty.
+func Run(ctx context.Context, w io.Writer, dir string, rounds int) error {
+	return onHost(ctx, func() error { return run(ctx, w, dir, rounds) })
+}
+
+func run(ctx context.Context, w io.Writer, dir string, rounds int) (err error) {
 	state, err := os.MkdirTemp("", "netbench-")
 	if err != nil {
 		return err
@@ -73,11 +67,7 @@ func Run(ctx context.Context, w io.Writer, dir string) (err error) {
 	if err != nil {
 		return err
 	}
-	var samples []Sample
-	err = netns.Do(ns, func() (err error) {
-		samples, err = measure(ctx, n)
-		return err
-	})
+	samples, err := measure(ctx, n, rounds)
 	if err != nil {
 		return err
 	}
@@ -96,7 +86,7 @@ func Run(ctx context.Context, w io.Writer, dir string) (err error) {
 	return os.WriteFile(filepath.Join(dir, "network.json"), data, 0o644)
 }
 
-func measure(ctx context.Context, n *network.Network) ([]Sample, error) {
+func measure(ctx context.Context, n *network.Network, rounds int) ([]Sample, error) {
 	var samples []Sample
 	there := 0
 	for _, population := range populations {

@@ -23,7 +23,7 @@ const metricsFlag = "metrics"
 func serveCommand() *cli.Command {
 	return &cli.Command{
 		Name: "serve", Usage: "until told to end: answer the DNS requests of guests whose resolver is the gateway, and open the names that their policies allow; " +
-			"repair rules that others remove; log packets that were stopped (log_group); show metrics",
+			"answer the host itself on published ports (FreeBSD); repair rules that others remove; log packets that were stopped (log_group); show metrics",
 		Flags:  []cli.Flag{&cli.StringFlag{Name: metricsFlag, Usage: scrape.Usage}},
 		Action: serve,
 	}
@@ -40,6 +40,7 @@ func serve(ctx context.Context, c *cli.Command) error {
 	}
 	jobs := []func(context.Context) error{
 		n.Keep,
+		n.Forward,
 		func(ctx context.Context) error { return n.Stopped(ctx, logStopped) },
 	}
 	if slices.Contains(n.Config().DNS, n.Config().Gateway) {

@@ -48,7 +48,7 @@ var full = policy.Policy{
 		{Peers: []string{policy.HostPeer}, Protocol: "tcp"},
 	},
 	Accept:   []policy.Rule{{Peers: []string{"10.77.0.11"}, Protocol: "udp", Ports: []string{"5353"}}},
-	Publish:  []policy.Port{{Host: 8080, Guest: 80}, {HostIP: netip.MustParseAddr("192.0.2.1"), Host: 8053, Guest: 53, Protocol: "udp"}},
+	Publish:  []policy.Port{{Host: 8080, Guest: 80}, {HostIP: netip.MustParseAddr("192.0.2.1"), Host: 8053, Guest: 53, Protocol: "udp"}, {HostIP: netip.MustParseAddr("127.0.0.1"), Host: 8081, Guest: 81}},
 	MaxFlows: 100,
 }
 
@@ -77,13 +77,8 @@ func TestGolden(t *testing.T) {
 }
 
 func TestWhatPfCannotDoIsRefused(t *testing.T) {
-	for _, p := range []policy.Policy{
-		{Bandwidth: 1},
-		{Publish: []policy.Port{{HostIP: netip.MustParseAddr("127.0.0.1"), Host: 1, Guest: 1}}},
-	} {
-		if _, err := sandbox(t, p).Rules(); !errdefs.IsNotImplemented(err) {
-			t.Errorf("%+v: %v, want not implemented", p, err)
-		}
+	if _, err := sandbox(t, policy.Policy{Bandwidth: 1}).Rules(); !errdefs.IsNotImplemented(err) {
+		t.Errorf("a bandwidth: %v, want not implemented", err)
 	}
 }
 
@@ -277,6 +272,16 @@ func TestBusy(t *testing.T) {
 	tries = 0
 	if err := c.Load(ctx, "cube/x", "block all\n"); err == nil || tries != 1 {
 		t.Errorf("%v after %d tries with no time left, want an error after one", err, tries)
+	}
+}
+
+func TestNoRoom(t *testing.T) {
+	r := &recorder{fail: errors.New("/sbin/pfctl -a cube/x -f -: exit status 1: pfctl: pfctl_rules")}
+	if err := (Control{Run: r.run}).Load(t.Context(), "cube/x", ""); !errdefs.IsResourceExhausted(err) || !errors.Is(err, r.fail) {
+		t.Errorf("got %v, want that pf has no room", err)
+	}
+	if len(r.calls) != 2 || !strings.Contains(r.calls[1], `"-F" "ethernet"`) {
+		t.Errorf("ran %q", r.calls)
 	}
 }
 

@@ -160,12 +160,25 @@ func (c Control) CheckSandbox(ctx context.Context, s Sandbox) error {
 	return nil
 }
 
+// noRoom is all that pfctl says where pf cannot begin a transaction (pfctl_rules in
+// sbin/pfctl/pfctl.c), which is for want of memory or of room for another anchor.
+const noRoom = "pfctl: pfctl_rules"
+
 // Load replaces the ruleset of an anchor, tables included, in one transaction.
+// errdefs.ErrResourceExhausted if pf has no room for the anchor.
 func (c Control) Load(ctx context.Context, anchor, rules string) error {
-	if _, err := c.pfctl(ctx, rules, "-a", anchor, "-f", "-"); err != nil {
-		return fmt.Errorf("load anchor %s: %w", anchor, err)
+	_, err := c.pfctl(ctx, rules, "-a", anchor, "-f", "-")
+	switch {
+	case err == nil:
+		return nil
+	case strings.HasSuffix(err.Error(), noRoom):
+		// What was begun has made an anchor for Ethernet rules, which pf keeps. One
+		// that is not there is no matter.
+		_, _ = c.pfctl(ctx, "", "-a", anchor, "-F", "ethernet")
+		return fmt.Errorf("load anchor %s: pf has no room for it (set limit { anchors N, eth-anchors N } in pf.conf): %w: %w",
+			anchor, err, errdefs.ErrResourceExhausted)
 	}
-	return nil
+	return fmt.Errorf("load anchor %s: %w", anchor, err)
 }
 
 // Open lets a guest reach addresses of the i-th of its policy's names, and Close ends

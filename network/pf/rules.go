@@ -52,10 +52,12 @@ func (s Sandbox) Rules() (string, error) {
 	for _, port := range p.Publish {
 		to := "(self)"
 		if port.HostIP.IsValid() {
-			if port.HostIP.IsLoopback() {
-				return "", fmt.Errorf("policy: port %d on %s: pf does not redirect what the host itself sends: %w", port.Host, port.HostIP, errdefs.ErrNotImplemented)
-			}
 			to = port.HostIP.String()
+		}
+		// What the host sends to itself is package forward's.
+		r.line("no rdr on lo0 inet proto %s from any to %s port %d", policy.ProtocolName(port.Protocol), to, port.Host)
+		if port.HostIP.IsLoopback() {
+			continue
 		}
 		r.line("rdr on ! %s inet proto %s from any to %s port %d tag %s -> %s port %d",
 			Group, policy.ProtocolName(port.Protocol), to, port.Host, publishedTag, s.Address, port.Guest)
@@ -97,6 +99,9 @@ func (s Sandbox) Rules() (string, error) {
 
 	r.line("%s from (self)%s%s", passesOut, to, bound)
 	for _, port := range p.Publish {
+		if port.HostIP.IsLoopback() {
+			continue
+		}
 		r.line("%s proto %s from any%s port %d%s tagged %s", passesOut, policy.ProtocolName(port.Protocol), to, port.Guest, bound, publishedTag)
 	}
 	for i, m := range p.Accept {

@@ -1,7 +1,5 @@
-//go:build linux
-
 // Command netbench measures how fast package network gives out and takes back
-// networks and changes policies, in a network namespace of its own.
+// networks and changes policies, on a host of its own (package netbench).
 package main
 
 import (
@@ -18,10 +16,11 @@ import (
 
 func main() {
 	out := flag.String("out", "", "directory for network.json")
+	rounds := flag.Int("rounds", 50, "how often each verb is measured")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
-	if err := netbench.Run(ctx, os.Stdout, *out); err != nil {
+	if err := netbench.Run(ctx, os.Stdout, *out, *rounds); err != nil {
 		fmt.Fprintln(os.Stderr, "netbench:", err)
 		os.Exit(1)
 	}

@@ -1,2 +1,0 @@
-// Package netbench measures package network, on Linux.
-package netbench
