@@ -32,6 +32,8 @@ type system struct {
 	anchors map[string]string
 	main    string
 	states  string
+	// room is how many anchors there can be, 0 for any number.
+	room int
 }
 
 func newSystem() *system {
@@ -127,6 +129,9 @@ func (s *system) pfctl(args []string, stdin string) ([]byte, error) {
 	case len(args) == 4 && args[3] == "rules" && args[2] == "-s":
 		return []byte(s.anchors[args[1]]), nil
 	case len(args) == 4 && args[2] == "-f":
+		if _, there := s.anchors[args[1]]; !there && s.room > 0 && len(s.anchors) >= s.room {
+			return nil, errors.New("exit status 1: pfctl: pfctl_rules")
+		}
 		s.anchors[args[1]] = stdin
 	case len(args) == 4 && args[3] == "Tables":
 		delete(s.anchors, args[1])
@@ -366,5 +371,31 @@ func TestFreeBSDNames(t *testing.T) {
 	}
 	if in := time.Until(n.expire(ctx, n.host.(expirer))); in < 50*time.Minute {
 		t.Errorf("the next time is %v from now, want that of the other name", in)
+	}
+}
+
+// One sandbox more than pf has room for is refused, and nothing is left of it.
+func TestFreeBSDNoRoom(t *testing.T) {
+	s := newSystem()
+	s.room = 3
+	n := freebsdNetwork(t, s)
+	ctx := t.Context()
+	for _, id := range []string{"a", "b"} {
+		if _, err := n.Add(ctx, Request{ID: id}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	there := len(s.ifaces)
+	if _, err := n.Add(ctx, Request{ID: "c"}); !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), "set limit") {
+		t.Errorf("got %v, want what to do about it", err)
+	}
+	if _, err := n.Show(ctx, "c"); !errdefs.IsNotFound(err) || len(s.ifaces) != there || len(s.anchors) != s.room {
+		t.Errorf("left: %v, %+v", err, s)
+	}
+	if _, err := n.Del(ctx, "a"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Add(ctx, Request{ID: "c"}); err != nil {
+		t.Errorf("there is room again: %v", err)
 	}
 }

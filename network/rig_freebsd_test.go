@@ -296,36 +296,3 @@ func TestUnsafePfIsRefused(t *testing.T) {
 	r.run("/sbin/pfctl", "-q", "-e")
 	r.add("a", nil)
 }
-
-// pf has room for so many anchors. One more is refused, and nothing is left of it.
-func TestAnchorsRunOut(t *testing.T) {
-	r := newRig(t, policy.Policy{})
-	// It makes room for a few more, as memory comes in pages.
-	const limit, most = 6, 60
-	r.load(fmt.Sprintf("set limit anchors %d\n%s", limit, ruleset))
-	id := func(i int) string { return fmt.Sprint("crowd", i) }
-	there := 0
-	var err error
-	for ; there < most && err == nil; there++ {
-		_, err = r.net.Add(t.Context(), Request{ID: id(there)})
-	}
-	there--
-	if !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), "set limit") {
-		t.Fatalf("after %d sandboxes: %v, want what to do about it", there, err)
-	}
-	t.Logf("%d sandboxes with a limit of %d: %v", there, limit, err)
-	if _, err := r.net.Show(t.Context(), id(there)); !errdefs.IsNotFound(err) {
-		t.Errorf("what is left of the one that was refused: %v", err)
-	}
-	for i := range there {
-		if err := r.net.Check(t.Context(), id(i)); err != nil {
-			t.Error(err)
-		}
-		r.del(id(i))
-	}
-	if left := r.left(); len(left) > 0 {
-		t.Errorf("left: %q", left)
-	}
-	r.load(ruleset)
-	r.add("after", nil)
-}
