@@ -11,6 +11,8 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/tcptest"
 )
 
 // nineMessage is a 9p message of a size, with a tag.
@@ -51,7 +53,7 @@ func send(t *testing.T, conn net.Conn, message []byte) {
 // relayed is a relay with a kernel's end that the test has.
 func relayed(t *testing.T) (r *nineRelay, kernel net.Conn, host *net.TCPConn) {
 	t.Helper()
-	host, guest := tcpPair(t)
+	host, guest := tcptest.Pair(t)
 	r, fd, err := newNineRelay(guest)
 	must(t, err)
 	f := os.NewFile(uintptr(fd), "kernel")
@@ -89,7 +91,7 @@ func TestNineRelayChangesServers(t *testing.T) {
 	send(t, kernel, nineMessage(30, 3))
 	host.SetLinger(0)
 	host.Close()
-	next, guest := tcpPair(t)
+	next, guest := tcptest.Pair(t)
 	r.attach(guest)
 	must(t, next.SetReadDeadline(time.Now().Add(20*time.Millisecond)))
 	if n, err := next.Read(make([]byte, 1)); n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/tcptest"
 )
 
 // Output that a process writes while it is held goes to the next connection, all
@@ -30,7 +32,7 @@ func TestOutputChangesConnections(t *testing.T) {
 	}
 	_, err = w.Write([]byte("after"))
 	must(t, err)
-	host, guest := tcpPair(t)
+	host, guest := tcptest.Pair(t)
 	o.attach(guest)
 	o.release()
 	w.Close()
@@ -60,7 +62,7 @@ func TestInputChangesConnections(t *testing.T) {
 	must(t, err)
 	must(t, in.hold(t.Context(), 6))
 	p.host["stdin"].Close()
-	host, guest := tcpPair(t)
+	host, guest := tcptest.Pair(t)
 	in.attach(guest)
 	in.release()
 	_, err = host.Write([]byte("after"))
@@ -81,7 +83,7 @@ func TestEndedOutputRefusesConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.relays.Wait()
-	host, guest := tcpPair(t)
+	host, guest := tcptest.Pair(t)
 	p.pumps["stdout"].attach(guest)
 	if rest, err := io.ReadAll(host); len(rest) > 0 || err != nil {
 		t.Errorf("%q, %v", rest, err)

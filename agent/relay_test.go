@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/tcptest"
 )
 
 // testIO is a process's streams with both of their sides: what the host has,
@@ -35,7 +36,7 @@ func openTestIO(t *testing.T, names ...string) *testIO {
 	tio := &testIO{host: map[string]*net.TCPConn{}}
 	var uris stdioURIs
 	for _, name := range names {
-		host, guest := tcpPair(t)
+		host, guest := tcptest.Pair(t)
 		if err := s.offer(name, guest); err != nil {
 			t.Fatal(err)
 		}
@@ -62,26 +63,6 @@ func (p *testIO) finishSoon(t *testing.T) {
 	if _, err := os.Stat(p.dir); !os.IsNotExist(err) {
 		t.Errorf("the FIFOs are still there: %v", err)
 	}
-}
-
-// tcpPair returns the two ends of a connection on loopback.
-func tcpPair(t *testing.T) (host, guest *net.TCPConn) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	c, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close(); s.Close() })
-	return c.(*net.TCPConn), s.(*net.TCPConn)
 }
 
 func randomBytes(n int) []byte {
@@ -277,7 +258,7 @@ func TestProcessIOPaths(t *testing.T) {
 func TestOpenProcessIOFailsWhole(t *testing.T) {
 	s := newStreams()
 	t.Cleanup(s.close)
-	host, guest := tcpPair(t)
+	host, guest := tcptest.Pair(t)
 	if err := s.offer("out", guest); err != nil {
 		t.Fatal(err)
 	}

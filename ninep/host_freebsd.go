@@ -124,7 +124,7 @@ func hostTime(c timeChange) unix.Timespec {
 	if c.to.nsec < 0 || c.to.nsec > 999_999_999 {
 		return unix.Timespec{Nsec: 1_000_000_000}
 	}
-	return unix.NsecToTimespec(c.to.sec*1e9 + c.to.nsec)
+	return unix.Timespec{Sec: c.to.sec, Nsec: c.to.nsec}
 }
 
 func hostReadlink(fd int) (string, error) {

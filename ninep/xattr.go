@@ -1,6 +1,7 @@
 package ninep
 
 import (
+	"slices"
 	"strings"
 	"sync"
 )
@@ -41,6 +42,19 @@ func checkXattrName(name string) error {
 		return linuxEOPNOTSUPP
 	}
 	return nil
+}
+
+// hostModules begin the names of attributes by which security modules of the
+// host's kernel know files (include/uapi/linux/xattr.h). A container of the host's
+// could not set them; the guest's kernel runs none of these modules.
+var hostModules = []string{"security.selinux", "security.SMACK64", "security.apparmor", "security.ima", "security.evm"}
+
+// checkXattrChange is checkXattrName for what is to be set or removed.
+func checkXattrChange(name string) error {
+	if slices.ContainsFunc(hostModules, func(module string) bool { return strings.HasPrefix(name, module) }) {
+		return linuxEOPNOTSUPP
+	}
+	return checkXattrName(name)
 }
 
 // xattrwalk makes newfid stand for an attribute of fid, or for the list of
@@ -118,7 +132,7 @@ func (s *session) xattrcreate(d *decoder, r *reply) error {
 	if s.tree.opts.ReadOnly || f.node.synthetic() {
 		return linuxEROFS
 	}
-	if err := checkXattrName(name); err != nil {
+	if err := checkXattrChange(name); err != nil {
 		return err
 	}
 	if size > maxXattrSize {

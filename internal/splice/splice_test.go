@@ -3,34 +3,15 @@ package splice
 import (
 	"context"
 	"io"
-	"net"
 	"testing"
-)
 
-// pair is a TCP connection, both ends.
-func pair(t *testing.T) (a, b *net.TCPConn) {
-	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	dialled, err := net.Dial("tcp4", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	accepted, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { dialled.Close(); accepted.Close() })
-	return dialled.(*net.TCPConn), accepted.(*net.TCPConn)
-}
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/tcptest"
+)
 
 // Each direction ends by itself, and the other goes on.
 func TestHalfClose(t *testing.T) {
-	client, a := pair(t)
-	server, b := pair(t)
+	client, a := tcptest.Pair(t)
+	server, b := tcptest.Pair(t)
 	joined := make(chan struct{})
 	go func() { Join(t.Context(), a, b); close(joined) }()
 	io.WriteString(client, "question")
@@ -48,8 +29,8 @@ func TestHalfClose(t *testing.T) {
 
 // The end of the context is the end of both.
 func TestEndOfContext(t *testing.T) {
-	client, a := pair(t)
-	_, b := pair(t)
+	client, a := tcptest.Pair(t)
+	_, b := tcptest.Pair(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	joined := make(chan struct{})
 	go func() { Join(ctx, a, b); close(joined) }()
@@ -62,8 +43,8 @@ func TestEndOfContext(t *testing.T) {
 
 // One that breaks takes the other with it.
 func TestBreak(t *testing.T) {
-	client, a := pair(t)
-	server, b := pair(t)
+	client, a := tcptest.Pair(t)
+	server, b := tcptest.Pair(t)
 	joined := make(chan struct{})
 	go func() { Join(t.Context(), a, b); close(joined) }()
 	server.SetLinger(0)
