@@ -1,16 +1,23 @@
 package integration
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/netns"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/policy"
 )
 
@@ -161,4 +168,87 @@ func testCheckpointNetwork(r *rig) {
 		}
 		return err
 	})
+}
+
+// testCheckpointNamespace is a server at the address of a network namespace: who is
+// restored there answers there, on a connection of before as well. There cannot be
+// two.
+func testCheckpointNamespace(r *rig) {
+	_, path := r.filledNamespace()
+	c := r.ledgerContainer(oci.WithProcessArgs("/bin/probe", "web", "8080"),
+		oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: path}))
+	task, _ := r.task(c)
+	r.wantWeb(filledAddress)
+	conn, err := net.Dial("tcp4", filledAddress+":8080")
+	if err != nil {
+		r.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(commandTimeout)); err != nil {
+		r.Fatal(err)
+	}
+	if _, err := io.WriteString(conn, "GET / HTTP/1.0\r\n"); err != nil {
+		r.Fatal(err)
+	}
+	ref, copied := r.checkpoint(c.ID()), r.newID()
+	r.Cleanup(func() { r.forgetRestored(copied) })
+	if result := r.ctr("container", "restore", "--rw", "--live", copied, ref); result.Code == 0 || !strings.Contains(result.Stderr, "already exists") {
+		r.Errorf("two at one address: %s", result)
+	}
+	r.wantWeb(filledAddress)
+
+	dir := r.saveAndEnd(task)
+	task, _ = r.task(c, containerd.WithRestoreImagePath(dir))
+	r.wantWeb(filledAddress)
+	if _, err := io.WriteString(conn, "\r\n"); err != nil {
+		r.Fatal(err)
+	}
+	if answer, err := io.ReadAll(conn); err != nil || !strings.Contains(string(answer), " 200 ") {
+		r.Errorf("on the connection of before: %q, %v", answer, err)
+	}
+	r.removeTask(task)
+}
+
+// testCheckpointFilled is a server in a namespace that its client fills between its
+// creation and its start, as ctr and nerdctl do by CNI, and with another address the
+// next time.
+func testCheckpointFilled(r *rig) {
+	// A container with such hooks gets a namespace to fill.
+	hooked := func(_ context.Context, _ oci.Client, _ *containers.Container, s *oci.Spec) error {
+		s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/true"}}}
+		return nil
+	}
+	c := r.ledgerContainer(oci.WithProcessArgs("/bin/probe", "web", "8080"), hooked)
+	const other = "10.9.0.3"
+	start := func(addr string, opts ...containerd.NewTaskOpts) containerd.Task {
+		r.Helper()
+		task, err := c.NewTask(r.ctx, cio.NullIO, opts...)
+		if err != nil {
+			r.Fatal(err)
+		}
+		ns, err := netns.Open(fmt.Sprintf("/proc/%d/ns/net", task.Pid()))
+		if err != nil {
+			r.Fatal(err)
+		}
+		defer ns.Close()
+		r.fill(ns, addr)
+		if err := task.Start(r.ctx); err != nil {
+			r.Fatal(err)
+		}
+		r.wantWeb(addr)
+		return task
+	}
+	dir := r.saveAndEnd(start(filledAddress))
+	r.eventually(commandTimeout, func() error {
+		if _, err := net.InterfaceByName("pod0"); err == nil {
+			return errors.New("the namespace is still there")
+		}
+		return nil
+	})
+	task := start(other, containerd.WithRestoreImagePath(dir))
+	out := r.mustOK(r.exec(c.ID(), nil, nil, nil, "ip", "-4", "-o", "addr", "show", "net1")).Stdout
+	if strings.Count(out, " inet ") != 1 || !strings.Contains(out, other+"/24") {
+		r.Errorf("in the guest there is %q", out)
+	}
+	r.removeTask(task)
 }

@@ -35,6 +35,8 @@ func TestCheckpoint(t *testing.T) {
 		{"terminal", testCheckpointTerminal},
 		{"volume", testCheckpointVolume},
 		{"network", testCheckpointNetwork},
+		{"namespace", testCheckpointNamespace},
+		{"namespace to fill", testCheckpointFilled},
 		{"refused", testCheckpointRefused},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(newRig(t, lab.RuntimeBhyve)) })

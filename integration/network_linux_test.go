@@ -76,16 +76,30 @@ func linkUp(name string, addrs ...string) error {
 // filled before, as CRI's are: the guest is found at the interface's address.
 func testNamespaceOfTheHost(r *rig) { r.inNamespaceOfTheHost(nil) }
 
-func (r *rig) inNamespaceOfTheHost(flags []string) {
+// Addresses of a namespace that a client has filled, and of the host's end.
+const (
+	filledAddress = "10.9.0.2"
+	filledHost    = "10.9.0.1"
+)
+
+// filledNamespace makes a network namespace with an interface that leads to the
+// host, and a path of it.
+func (r *rig) filledNamespace() (ns *os.File, path string) {
 	r.Helper()
 	ns, err := netns.New()
 	if err != nil {
 		r.Fatal(err)
 	}
-	defer ns.Close()
-	const own, hosts = "10.9.0.2", "10.9.0.1"
+	r.Cleanup(func() { ns.Close() })
+	r.fill(ns, filledAddress)
+	return ns, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), ns.Fd())
+}
+
+// fill gives a network namespace an interface with this address.
+func (r *rig) fill(ns *os.File, addr string) {
+	r.Helper()
 	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "pod0", MTU: 1400}, PeerName: "net1", PeerMTU: 1400, PeerNamespace: netlink.NsFd(ns.Fd())}
-	if err := errors.Join(netlink.LinkAdd(veth), linkUp("pod0", hosts+"/24")); err != nil {
+	if err := errors.Join(netlink.LinkAdd(veth), linkUp("pod0", filledHost+"/24")); err != nil {
 		r.Fatal(err)
 	}
 	r.Cleanup(func() {
@@ -94,18 +108,28 @@ func (r *rig) inNamespaceOfTheHost(flags []string) {
 			r.Error(err)
 		}
 	})
-	if err := netns.Do(ns, func() error { return errors.Join(linkUp("lo"), linkUp("net1", own+"/24")) }); err != nil {
+	if err := netns.Do(ns, func() error { return errors.Join(linkUp("lo"), linkUp("net1", addr+"/24")) }); err != nil {
 		r.Fatal(err)
 	}
-	path := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), ns.Fd())
-	id := r.start(append(flags, "--with-ns", "network:"+path), "/bin/probe", "web", "8080")
+}
+
+// wantWeb waits for an answer at an address of a namespace that was filled.
+func (r *rig) wantWeb(addr string) {
+	r.Helper()
 	r.eventually(commandTimeout, func() error {
-		resp, err := (&http.Client{Timeout: commandTimeout}).Get("http://" + own + ":8080/")
+		resp, err := (&http.Client{Timeout: commandTimeout}).Get("http://" + addr + ":8080/")
 		if err == nil {
 			resp.Body.Close()
 		}
 		return err
 	})
+}
+
+func (r *rig) inNamespaceOfTheHost(flags []string) {
+	r.Helper()
+	ns, path := r.filledNamespace()
+	id := r.start(append(flags, "--with-ns", "network:"+path), "/bin/probe", "web", "8080")
+	r.wantWeb(filledAddress)
 	// So it is by who enters the namespace and asks for its loopback, as CRI does
 	// to forward a port.
 	if got, err := overLoopback(r.ctx, ns, "GET / HTTP/1.0\r\n\r\n", 8080); err != nil || !strings.Contains(got, " 200 ") {
