@@ -374,6 +374,29 @@ func TestFreeBSDNames(t *testing.T) {
 	}
 }
 
+// Who answers for a name does not fill the host.
+func TestFreeBSDTooManyNames(t *testing.T) {
+	n := freebsdNetwork(t, newSystem())
+	ctx := t.Context()
+	a, err := n.Add(ctx, Request{ID: "a", Policy: &policy.Policy{Allow: []policy.Rule{{Peers: []string{"*.example.org"}}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	addrs := []netip.Addr{netip.MustParseAddr("1.0.0.0")}
+	for range maxOpened {
+		addrs = append(addrs, addrs[len(addrs)-1].Next())
+	}
+	if err := n.Resolved(ctx, a.Address, "a.example.org", addrs[1:], time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Resolved(ctx, a.Address, "b.example.org", addrs, time.Hour); !errdefs.IsResourceExhausted(err) {
+		t.Errorf("one more: %v", err)
+	}
+	if err := n.Resolved(ctx, a.Address, "b.example.org", addrs[1:2], time.Hour); err != nil {
+		t.Errorf("one that is open: %v", err)
+	}
+}
+
 // One sandbox more than pf has room for is refused, and nothing is left of it.
 func TestFreeBSDNoRoom(t *testing.T) {
 	s := newSystem()

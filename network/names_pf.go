@@ -2,10 +2,13 @@ package network
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"reflect"
 	"slices"
 	"time"
+
+	"github.com/containerd/errdefs"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/pf"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/policy"
@@ -23,6 +26,10 @@ type opened struct {
 // flow to it was seen. It is as on Linux (package nft).
 const openIdle = 5 * time.Minute
 
+// maxOpened bounds a sandbox's open addresses: who answers for a name that a guest
+// may ask for must not fill the record, nor pf's tables. nft has 65535 for a name.
+const maxOpened = 4096
+
 // resolved writes down the addresses before it opens them: pf's tables have no end
 // for an address, and somebody has to know when to take it out.
 func (h *freebsd) resolved(ctx context.Context, r *record, p *policy.Compiled, i int, addrs []netip.Addr, ttl time.Duration) error {
@@ -34,6 +41,9 @@ func (h *freebsd) resolved(ctx context.Context, r *record, p *policy.Compiled, i
 		} else if o := &r.Opened[have]; o.Until.Before(until) {
 			o.Until = until
 		}
+	}
+	if len(r.Opened) > maxOpened {
+		return fmt.Errorf("more than %d addresses of domain names: %w", maxOpened, errdefs.ErrResourceExhausted)
 	}
 	if err := h.store.save(r); err != nil {
 		return err
