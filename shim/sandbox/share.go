@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
@@ -20,7 +22,13 @@ type share struct {
 	tree   *ninep.Tree
 	conn   net.Conn
 	served chan struct{}
+	// patience is closeWait but in tests.
+	patience time.Duration
 }
+
+// closeWait bounds the end of a share: requests of it may hang in the host's file
+// system, as they do on NFS whose server has gone.
+const closeWait = 15 * time.Second
 
 // serveRoot serves a container's root file system.
 // saved is the session that the guest has with it, nil for none yet.
@@ -59,7 +67,7 @@ func serveTree(ctx context.Context, v *vm, stream string, tree *ninep.Tree, save
 		tree.Close()
 		return nil, err
 	}
-	sh := &share{stream: stream, tree: tree, conn: conn, served: make(chan struct{})}
+	sh := &share{stream: stream, tree: tree, conn: conn, served: make(chan struct{}), patience: closeWait}
 	ctx = context.WithoutCancel(ctx)
 	go func() {
 		defer close(sh.served)
@@ -80,9 +88,20 @@ func (s *share) proto(b bundle.Share) *agentv1.Share {
 }
 
 // close ends the session and returns when no request is left in the tree, so
-// that the tree can be unmounted.
+// that the tree can be unmounted; errdefs.ErrUnavailable if one hangs.
 func (s *share) close() error {
 	s.conn.Close()
-	<-s.served
-	return s.tree.Close()
+	closed := make(chan error, 1)
+	go func() {
+		<-s.served
+		closed <- s.tree.Close()
+	}()
+	timeout := time.NewTimer(s.patience)
+	defer timeout.Stop()
+	select {
+	case err := <-closed:
+		return err
+	case <-timeout.C:
+		return fmt.Errorf("%s: a request hangs in the host's file system: %w", s.stream, errdefs.ErrUnavailable)
+	}
 }
