@@ -194,7 +194,9 @@ func (n *network) join(ctx context.Context, r machineRequest, port *hypervisor.N
 		// The tap that is there is another machine's, which to undo would cut off.
 		err = errors.Join(err, n.line.Strike())
 	}
-	if err != nil {
+	if err != nil || r.saved != nil {
+		// A guest that was restored has to forget its old address before it is led
+		// anywhere: that comes with its container's start.
 		return err
 	}
 	return n.connect(ctx)
