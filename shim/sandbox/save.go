@@ -234,5 +234,15 @@ func (c *Container) endSaved(ctx context.Context) error {
 	c.sandbox.mu.Lock()
 	c.sandbox.beginStop()
 	c.sandbox.mu.Unlock()
-	return c.vm.destroy(ctx)
+	err := c.vm.destroy(ctx)
+	select {
+	case <-c.vm.Done():
+	default:
+		return err
+	}
+	if err != nil {
+		// No reason to lose what was saved: there is nothing else of it any more.
+		log.G(ctx).WithError(err).WithField("container", c.ID).Warn("what its machine held is left to the receipts")
+	}
+	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
 )
 
 // savable is a container that can be saved, as far as the host knows.
@@ -94,6 +95,40 @@ func TestSaveFailsInEachStep(t *testing.T) {
 			// Requests pass again.
 			must(t, c.Resize(b.within(), "", 80, 25))
 		})
+	}
+}
+
+// once cannot be given back at the first attempt.
+type once struct{}
+
+var onceTried atomic.Bool
+
+func init() { receipt.Register(once{}.Kind(), func() receipt.Resource { return new(once) }) }
+
+func (once) Kind() string { return "given back at the second attempt" }
+
+func (once) Undo(context.Context) error {
+	if onceTried.CompareAndSwap(false, true) {
+		return errStep
+	}
+	return nil
+}
+
+// A container that has ended to be saved is saved, whatever of its machine's is
+// left on the host.
+func TestSavedAndEnded(t *testing.T) {
+	b := newBed(t)
+	c := b.savable("c1")
+	b.machineNow().snapshot = func(context.Context, string) error { return nil }
+	onceTried.Store(false)
+	line, err := b.home.book.Write(once{})
+	must(t, err)
+	b.vm.network = &network{line: line}
+	dir := t.TempDir()
+	must(t, c.Checkpoint(b.within(), dir, true))
+	b.wantExit(b.wait(c, ""), exitStatusKilled)
+	if _, err := readSaved(dir); err != nil || !onceTried.Load() {
+		t.Errorf("tried to give it back: %t; what was saved: %v", onceTried.Load(), err)
 	}
 }
 
