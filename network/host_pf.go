@@ -216,6 +216,11 @@ func (h *freebsd) setPolicy(ctx context.Context, r *record, p *policy.Compiled) 
 	if err := h.store.freePorts(r.ID, p.Publish); err != nil {
 		return err
 	}
+	if !r.Ready {
+		// A guest that has not begun has no flows: who had its address before took his
+		// with him.
+		return nil
+	}
 	states, err := h.pf.States(ctx, r.Address)
 	if err != nil || len(states) == 0 {
 		return err

@@ -16,12 +16,15 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/policy"
 )
 
-// populations are how many sandboxes are there while it is measured.
-var populations = []int{1, 100, 500}
+// fillers is how many at a time make the sandboxes that are there while others are
+// measured.
+const fillers = 4
 
 // Sample is one verb's times at one population.
 type Sample struct {
@@ -46,13 +49,26 @@ func (s Sample) Quantile(q float64) time.Duration {
 	return sorted[min(int(q*float64(len(sorted))), len(sorted)-1)]
 }
 
-// Run measures each verb so many times at each population, prints a table to w and
-// writes the samples to network.json in dir, unless that is empty.
-func Run(ctx context.Context, w io.Writer, dir string, rounds int) error {
-	return onHost(ctx, func() error { return run(ctx, w, dir, rounds) })
+// Options are what is measured, and where it is written to.
+type Options struct {
+	// Populations are how many sandboxes are there while it is measured, in
+	// ascending order.
+	Populations []int
+	// Rounds are how often each verb is measured at each.
+	Rounds int
+	// Dir gets the samples, in network.json, unless it is empty.
+	Dir string
 }
 
-func run(ctx context.Context, w io.Writer, dir string, rounds int) (err error) {
+// Run measures, and prints a table to w as it goes on.
+func Run(ctx context.Context, w io.Writer, o Options) error {
+	return onHost(ctx, func(on host) error { return run(ctx, w, o, on) })
+}
+
+// host runs f on the host that is measured on, from any goroutine.
+type host func(f func() error) error
+
+func run(ctx context.Context, w io.Writer, o Options, on host) (err error) {
 	state, err := os.MkdirTemp("", "netbench-")
 	if err != nil {
 		return err
@@ -67,56 +83,76 @@ func run(ctx context.Context, w io.Writer, dir string, rounds int) (err error) {
 	if err != nil {
 		return err
 	}
-	samples, err := measure(ctx, n, rounds)
-	if err != nil {
-		return err
-	}
-	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', tabwriter.AlignRight)
+	t := tabwriter.NewWriter(w, 12, 8, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "verb\tsandboxes\tper second\tp50\tp95\t")
-	for _, s := range samples {
-		fmt.Fprintf(t, "%s\t%d\t%.0f\t%v\t%v\t\n", s.Verb, s.Sandboxes, s.Rate(), s.Quantile(0.5).Round(time.Microsecond), s.Quantile(0.95).Round(time.Microsecond))
+	var samples []Sample
+	for i, population := range o.Populations {
+		there := 0
+		if i > 0 {
+			there = o.Populations[i-1]
+		}
+		if err := fill(ctx, n, there, population, on); err != nil {
+			return err
+		}
+		var measured []Sample
+		err := on(func() (err error) { measured, err = measure(ctx, n, population, o.Rounds); return err })
+		if err != nil {
+			return err
+		}
+		for _, s := range measured {
+			fmt.Fprintf(t, "%s\t%d\t%.2f\t%v\t%v\t\n", s.Verb, s.Sandboxes, s.Rate(), s.Quantile(0.5).Round(time.Microsecond), s.Quantile(0.95).Round(time.Microsecond))
+		}
+		if err := t.Flush(); err != nil {
+			return err
+		}
+		samples = append(samples, measured...)
 	}
-	if err := t.Flush(); err != nil || dir == "" {
-		return err
+	if o.Dir == "" {
+		return nil
 	}
 	data, err := json.MarshalIndent(samples, "", "  ")
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, "network.json"), data, 0o644)
+	return os.WriteFile(filepath.Join(o.Dir, "network.json"), data, 0o644)
 }
 
-func measure(ctx context.Context, n *network.Network, rounds int) ([]Sample, error) {
-	var samples []Sample
-	there := 0
-	for _, population := range populations {
-		for ; there < population; there++ {
-			if _, err := n.Add(ctx, network.Request{ID: fmt.Sprint("there", there)}); err != nil {
+// fill makes sandboxes up to a population.
+func fill(ctx context.Context, n *network.Network, there, population int, on host) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(fillers)
+	for i := there; i < population; i++ {
+		g.Go(func() error {
+			return on(func() error {
+				_, err := n.Add(ctx, network.Request{ID: fmt.Sprint("there", i)})
+				return err
+			})
+		})
+	}
+	return g.Wait()
+}
+
+func measure(ctx context.Context, n *network.Network, population, rounds int) ([]Sample, error) {
+	add, del := Sample{Verb: "ADD", Sandboxes: population}, Sample{Verb: "DEL", Sandboxes: population}
+	replace := Sample{Verb: "policy", Sandboxes: population}
+	for i := range rounds {
+		id := fmt.Sprint("round", i)
+		change := n.Config().Policy
+		change.Deny = []policy.Rule{{Peers: []string{fmt.Sprintf("203.0.113.%d", i)}}}
+		for _, step := range []struct {
+			s *Sample
+			f func() error
+		}{
+			{&add, func() error { _, err := n.Add(ctx, network.Request{ID: id}); return err }},
+			{&replace, func() error { return n.SetPolicy(ctx, "there0", change) }},
+			{&del, func() error { _, err := n.Del(ctx, id); return err }},
+		} {
+			began := time.Now()
+			if err := step.f(); err != nil {
 				return nil, err
 			}
+			step.s.Times = append(step.s.Times, time.Since(began))
 		}
-		add, del := Sample{Verb: "ADD", Sandboxes: population}, Sample{Verb: "DEL", Sandboxes: population}
-		replace := Sample{Verb: "policy", Sandboxes: population}
-		for i := range rounds {
-			id := fmt.Sprint("round", i)
-			change := n.Config().Policy
-			change.Deny = []policy.Rule{{Peers: []string{fmt.Sprintf("203.0.113.%d", i)}}}
-			for _, step := range []struct {
-				s *Sample
-				f func() error
-			}{
-				{&add, func() error { _, err := n.Add(ctx, network.Request{ID: id}); return err }},
-				{&replace, func() error { return n.SetPolicy(ctx, "there0", change) }},
-				{&del, func() error { _, err := n.Del(ctx, id); return err }},
-			} {
-				began := time.Now()
-				if err := step.f(); err != nil {
-					return nil, err
-				}
-				step.s.Times = append(step.s.Times, time.Since(began))
-			}
-		}
-		samples = append(samples, add, del, replace)
 	}
-	return samples, nil
+	return []Sample{add, del, replace}, nil
 }

@@ -19,7 +19,7 @@ const inJail = "NETBENCH_JAIL"
 const ruleset = "set limit { anchors 4096, eth-anchors 4096 }\n" + pf.MainRules + "pass all\n"
 
 // onHost runs this program again, in a VNET jail, and there calls f.
-func onHost(ctx context.Context, f func() error) error {
+func onHost(ctx context.Context, f func(host) error) error {
 	if os.Getenv(inJail) == "" {
 		return jail.Self(0, os.Stdout, os.Stderr, inJail+"=1")
 	}
@@ -38,5 +38,5 @@ func onHost(ctx context.Context, f func() error) error {
 	if err := pfctl("", "-q", "-e"); err != nil {
 		return err
 	}
-	return f()
+	return f(func(f func() error) error { return f() })
 }

@@ -6,12 +6,12 @@ import (
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/netns"
 )
 
-// onHost calls f in a network namespace of its own.
-func onHost(_ context.Context, f func() error) error {
+// onHost calls f with a network namespace, which is a thread's.
+func onHost(_ context.Context, f func(host) error) error {
 	ns, err := netns.New()
 	if err != nil {
 		return err
 	}
 	defer ns.Close()
-	return netns.Do(ns, f)
+	return f(func(f func() error) error { return netns.Do(ns, f) })
 }

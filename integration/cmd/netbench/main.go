@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -15,12 +17,24 @@ import (
 )
 
 func main() {
-	out := flag.String("out", "", "directory for network.json")
-	rounds := flag.Int("rounds", 50, "how often each verb is measured")
+	o := netbench.Options{Populations: []int{1, 100, 500}}
+	flag.StringVar(&o.Dir, "out", "", "directory for network.json")
+	flag.IntVar(&o.Rounds, "rounds", 50, "how often each verb is measured")
+	flag.Func("sandboxes", "how many are there meanwhile, as in 1,100,500", func(text string) error {
+		o.Populations = nil
+		for word := range strings.SplitSeq(text, ",") {
+			n, err := strconv.Atoi(word)
+			if err != nil {
+				return err
+			}
+			o.Populations = append(o.Populations, n)
+		}
+		return nil
+	})
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
-	if err := netbench.Run(ctx, os.Stdout, *out, *rounds); err != nil {
+	if err := netbench.Run(ctx, os.Stdout, o); err != nil {
 		fmt.Fprintln(os.Stderr, "netbench:", err)
 		os.Exit(1)
 	}
