@@ -64,7 +64,7 @@ func TestRun(t *testing.T) {
 		{line: "exit 255", code: 255},
 		{line: `printf '%s\n' "a=b" 'it'\''s' \$x`, stdout: "a=b\nit's\n$x\n"},
 		{line: "cat", stdin: "line\nno end", stdout: "line\nno end"},
-		{line: "wc -c", stdin: "", stdout: "0\n"},
+		{line: "wc -c | tr -d ' '", stdin: "", stdout: "0\n"},
 		{line: "exit 3", stdin: strings.Repeat("unread", 50_000), code: 3},
 	} {
 		o := do(t.Context(), shell, tc.line, strings.NewReader(tc.stdin))

@@ -1,12 +1,14 @@
 package proc
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,28 +26,42 @@ const (
 )
 
 func startTime(pid int) (uint64, error) {
-	data, err := unix.SysctlRaw("kern.proc.pid", pid)
-	if errors.Is(err, unix.ESRCH) || err == nil && len(data) == 0 {
-		return 0, errNotRunning
-	}
+	data, err := kinfoOf(pid)
 	if err != nil {
-		return 0, os.NewSyscallError("sysctl kern.proc.pid", err)
+		return 0, err
 	}
-	_, start, err := parseKinfo(data)
-	return start, err
+	id, err := running(data)
+	return id.Start, err
 }
 
-func parseKinfo(data []byte) (pid int, start uint64, err error) {
+// kinfoOf is the struct kinfo_proc of a process that has not been reaped.
+func kinfoOf(pid int) ([]byte, error) {
+	data, err := unix.SysctlRaw("kern.proc.pid", pid)
+	if errors.Is(err, unix.ESRCH) || err == nil && len(data) == 0 {
+		return nil, errNotRunning
+	}
+	if err != nil {
+		return nil, os.NewSyscallError("sysctl kern.proc.pid", err)
+	}
+	return data, nil
+}
+
+// running is whom a struct kinfo_proc is of, if that one runs.
+func running(data []byte) (ID, error) {
+	id, err := parseKinfo(data)
+	if err == nil && data[kinfoStat] == kinfoZombie {
+		err = errNotRunning
+	}
+	return id, err
+}
+
+func parseKinfo(data []byte) (ID, error) {
 	if len(data) < kinfoProcSize || binary.LittleEndian.Uint32(data) != kinfoProcSize {
-		return 0, 0, fmt.Errorf("struct kinfo_proc of %d bytes: want %d", len(data), kinfoProcSize)
+		return ID{}, fmt.Errorf("struct kinfo_proc of %d bytes: want %d", len(data), kinfoProcSize)
 	}
-	if data[kinfoStat] == kinfoZombie {
-		return 0, 0, errNotRunning
-	}
-	pid = int(binary.LittleEndian.Uint32(data[kinfoPid:]))
 	sec := binary.LittleEndian.Uint64(data[kinfoStart:])
 	usec := binary.LittleEndian.Uint64(data[kinfoStart+8:])
-	return pid, sec*1_000_000 + usec, nil
+	return ID{Pid: int(binary.LittleEndian.Uint32(data[kinfoPid:])), Start: sec*1_000_000 + usec}, nil
 }
 
 // signal has a window that cannot be closed for processes that are not
@@ -89,8 +105,13 @@ func (id ID) wait(ctx context.Context, _ bool) (status syscall.WaitStatus, known
 	if err != nil {
 		return 0, false, os.NewSyscallError("kevent", err)
 	}
-	if alive, err := id.Alive(); err != nil || !alive {
-		return 0, false, errors.Join(err, errNotRunning)
+	// Of a zombie the event tells as well.
+	data, err := kinfoOf(id.Pid)
+	if err != nil {
+		return 0, false, err
+	}
+	if now, err := parseKinfo(data); err != nil || now != id {
+		return 0, false, cmp.Or(err, errNotRunning)
 	}
 
 	woken := make(chan struct{})
@@ -113,11 +134,35 @@ func (id ID) wait(ctx context.Context, _ bool) (status syscall.WaitStatus, known
 		}
 		for _, e := range events[:max(n, 0)] {
 			if e.Filter == unix.EVFILT_PROC {
+				if err := id.settle(ctx); err != nil {
+					return 0, false, err
+				}
 				return syscall.WaitStatus(e.Data), true, nil
 			}
 		}
 		if n > 0 {
 			return 0, false, context.Cause(ctx)
+		}
+	}
+}
+
+// settleInterval is how often it is looked whether an exit is over. Nothing tells.
+const settleInterval = time.Millisecond
+
+// settle waits until a process that is exiting has exited. For one whose exit had
+// begun before anybody asked, the event comes at once, when it may still have files
+// open (filt_procattach in sys/kern/kern_event.c).
+func (id ID) settle(ctx context.Context) error {
+	tick := time.NewTicker(settleInterval)
+	defer tick.Stop()
+	for {
+		if alive, err := id.Alive(); err != nil || !alive {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
 	}
 }
@@ -130,8 +175,8 @@ func forEach(f func(ID)) error {
 		return os.NewSyscallError("sysctl kern.proc.proc", err)
 	}
 	for ; len(data) >= kinfoProcSize; data = data[kinfoProcSize:] {
-		if pid, start, err := parseKinfo(data); err == nil {
-			f(ID{Pid: pid, Start: start})
+		if id, err := running(data); err == nil {
+			f(id)
 		}
 	}
 	return nil

@@ -36,7 +36,7 @@ func threadsOf(pid int) (map[int]bool, error) {
 	}
 	threads := map[int]bool{}
 	for ; len(data) > 0; data = data[kinfoProcSize:] {
-		if _, _, err := parseKinfo(data); err != nil {
+		if _, err := running(data); err != nil {
 			return nil, fmt.Errorf("threads of process %d: %w", pid, err)
 		}
 		threads[int(binary.LittleEndian.Uint32(data[kinfoTid:]))] = isStopped(data)

@@ -2,10 +2,7 @@ package proc
 
 import (
 	"encoding/binary"
-	"errors"
 	"os"
-
-	"golang.org/x/sys/unix"
 )
 
 // More offsets in struct kinfo_proc, sys/user.h.
@@ -16,14 +13,11 @@ const (
 )
 
 func usageOf(pid int) (Usage, error) {
-	data, err := unix.SysctlRaw("kern.proc.pid", pid)
-	if errors.Is(err, unix.ESRCH) || err == nil && len(data) == 0 {
-		return Usage{}, errNotRunning
-	}
+	data, err := kinfoOf(pid)
 	if err != nil {
-		return Usage{}, os.NewSyscallError("sysctl kern.proc.pid", err)
+		return Usage{}, err
 	}
-	if _, _, err := parseKinfo(data); err != nil {
+	if _, err := running(data); err != nil {
 		return Usage{}, err
 	}
 	return Usage{
