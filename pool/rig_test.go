@@ -30,6 +30,10 @@ import (
 const patience = 60 * time.Second
 
 func TestMain(m *testing.M) {
+	if handled, err := host.BecomeMachine(os.Args); handled {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	fakevm.Become()
 	if dir := os.Getenv(daemonEnv); dir != "" {
 		if err := daemonMain(dir); err != nil {
@@ -259,6 +263,7 @@ func daemonMain(dir string) error {
 	o.Backend = fakevm.Backend{Owner: dir}
 	if os.Getenv(realEnv) != "" {
 		o.Backend = host.Backend()
+		o.BootTimeout = bootPatience
 	}
 	o.Step = stepper()
 	// What is offered when the daemon is killed is held for so long.
