@@ -42,6 +42,9 @@ const (
 	complaintsAtOnce = 10
 	// minTTL is how long an address is open at least: a guest has to come to use it.
 	minTTL = 2 * time.Second
+	// maxTTL is how long at most: whoever answers for a name could have its address
+	// open for ever. Caches keep answers for days (RFC 8767, section 4).
+	maxTTL = 24 * time.Hour
 )
 
 // Server answers requests.
@@ -265,11 +268,13 @@ func (s *Server) ask(ctx context.Context, network string, server netip.AddrPort,
 }
 
 // addresses are the IPv4 addresses of an answer that a policy may open, and how
-// long all of it may be kept. The others are taken out of the answer.
+// long all of it may be kept, which the answer then says too. The others are taken
+// out of it.
 func addresses(m *dns.Msg) (addrs []netip.Addr, ttl time.Duration) {
 	seconds := ^uint32(0)
 	kept := m.Answer[:0]
 	for _, rr := range m.Answer {
+		rr.Header().Ttl = min(rr.Header().Ttl, uint32(maxTTL/time.Second))
 		seconds = min(seconds, rr.Header().Ttl)
 		if a, ok := rr.(*dns.A); ok {
 			addr, ok := netip.AddrFromSlice(a.A.To4())

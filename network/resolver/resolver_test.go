@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -140,5 +141,39 @@ func TestSharesOfConnections(t *testing.T) {
 	}
 	if _, err := over.Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("one too many again: %v, want its end", err)
+	}
+}
+
+// What an answer opens is of the internet, and open for a while: the shortest of its
+// times, or a day.
+func TestAddressesOfAnAnswer(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		records []string
+		addrs   []netip.Addr
+		ttl     time.Duration
+	}{
+		{"a chain", []string{"a. 300 IN CNAME b.", "b. 60 IN A 198.18.0.1", "b. 90 IN A 192.0.2.1"}, []netip.Addr{netip.MustParseAddr("192.0.2.1")}, time.Minute},
+		{"addresses", []string{"a. 300 IN A 9.9.9.9", "a. 200 IN A 8.8.8.8"}, []netip.Addr{netip.MustParseAddr("9.9.9.9"), netip.MustParseAddr("8.8.8.8")}, 200 * time.Second},
+		{"for ever", []string{"a. 4294967295 IN A 9.9.9.9"}, []netip.Addr{netip.MustParseAddr("9.9.9.9")}, maxTTL},
+		{"the host itself", []string{"a. 60 IN A 127.0.0.1"}, nil, time.Minute},
+	} {
+		m := new(dns.Msg)
+		for _, text := range tc.records {
+			rr, err := dns.NewRR(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.Answer = append(m.Answer, rr)
+		}
+		addrs, ttl := addresses(m)
+		if !slices.Equal(addrs, tc.addrs) || ttl != tc.ttl {
+			t.Errorf("%s: %v for %v, want %v for %v", tc.name, addrs, ttl, tc.addrs, tc.ttl)
+		}
+		for _, rr := range m.Answer {
+			if ttl := time.Duration(rr.Header().Ttl) * time.Second; ttl > maxTTL {
+				t.Errorf("%s: the guest may keep it for %v", tc.name, ttl)
+			}
+		}
 	}
 }
