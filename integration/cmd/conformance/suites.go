@@ -91,8 +91,12 @@ func critest(ctx context.Context, l *lab.Lab, o options, log io.Writer) ([]confo
 		return nil, err
 	}
 	args := []string{
-		"-runtime-handler", o.handler, "-parallel", fmt.Sprint(o.parallel),
+		"-runtime-handler", o.handler,
 		"-ginkgo.no-color", "-ginkgo.timeout", suiteTimeout.String(), "-ginkgo.junit-report", report,
+	}
+	// ginkgo takes any other number for a flag of go test's, and refuses it.
+	if o.parallel > 1 {
+		args = append(args, "-parallel", fmt.Sprint(o.parallel))
 	}
 	if o.focus != "" {
 		args = append(args, "-ginkgo.focus", o.focus)
