@@ -161,13 +161,7 @@ func testCheckpointNetwork(r *rig) {
 	r.wantOnNetwork(n, copied)
 	r.forgetRestored(copied)
 	r.removeContainer(id)
-	r.eventually(commandTimeout, func() error {
-		infos, err := n.List(r.ctx)
-		if err == nil && len(infos) > 0 {
-			err = fmt.Errorf("%d sandboxes still have a network", len(infos))
-		}
-		return err
-	})
+	r.eventuallyNobodyOn(n)
 }
 
 // testCheckpointNamespace is a server at the address of a network namespace: who is

@@ -198,21 +198,10 @@ func (r *rig) streams(opts ...cio.Opt) (*output, cio.Creator) {
 // saved.
 func (r *rig) ledgerContainer(spec ...oci.SpecOpts) containerd.Container {
 	r.Helper()
-	img, err := r.Client.GetImage(r.ctx, lab.Image)
-	if err != nil {
-		r.Fatal(err)
-	}
-	id := r.newID()
-	r.Cleanup(func() { r.removeContainer(id) })
-	c, err := r.Client.NewContainer(r.ctx, id, containerd.WithImage(img), containerd.WithRuntime(r.runtime, nil), containerd.WithNewSnapshot(id, img),
-		containerd.WithNewSpec(append([]oci.SpecOpts{
-			oci.WithImageConfig(img), oci.WithProcessArgs("/bin/probe", "ledger", "/ledger"),
-			oci.WithAnnotations(map[string]string{savable: "true"}),
-		}, spec...)...))
-	if err != nil {
-		r.Fatal(err)
-	}
-	return c
+	return r.newContainer(nil, append([]oci.SpecOpts{
+		oci.WithProcessArgs("/bin/probe", "ledger", "/ledger"),
+		oci.WithAnnotations(map[string]string{savable: "true"}),
+	}, spec...)...)
 }
 
 // task starts the container's task, or has it go on from what was saved in a

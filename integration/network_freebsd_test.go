@@ -9,7 +9,10 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/jail"
 )
 
 func testNamespaceOfTheHost(r *rig) { r.inNamespaceOfTheHost(nil) }
@@ -43,30 +46,36 @@ func init() {
 // beyond makes the world beyond the lab, in a jail with a network of its own.
 func (r *rig) beyond() {
 	r.Helper()
-	run := func(name string, args ...string) string {
+	ifconfig := func(args ...string) string {
 		r.Helper()
-		out, err := exec.CommandContext(context.WithoutCancel(r.ctx), name, args...).CombinedOutput()
+		out, err := exec.CommandContext(context.WithoutCancel(r.ctx), "/sbin/ifconfig", args...).CombinedOutput()
 		if err != nil {
-			r.Fatalf("%s %q: %v: %s", name, args, err, out)
+			r.Fatalf("ifconfig %q: %v: %s", args, err, out)
 		}
 		return strings.TrimSpace(string(out))
 	}
-	const ifconfig = "/sbin/ifconfig"
-	jail := run("/usr/sbin/jail", "-i", "-c", "vnet", "persist", "path=/")
-	r.Cleanup(func() { run("/usr/sbin/jail", "-r", jail) })
-	uplink := run(ifconfig, "epair", "create")
-	r.Cleanup(func() { run(ifconfig, uplink, "destroy") })
-	world := strings.TrimSuffix(uplink, "a") + "b"
-	run(ifconfig, uplink, "inet", labUplink+"/24", "up")
-	run(ifconfig, world, "vnet", jail)
-	run(ifconfig, "-j", jail, world, "inet", friend+"/24", "up")
-	run(ifconfig, "-j", jail, world, "inet", foe+"/32", "alias")
+	id, err := jail.New(0)
+	if err != nil {
+		r.Fatal(err)
+	}
+	r.Cleanup(func() {
+		if err := jail.Remove(id); err != nil {
+			r.Error(err)
+		}
+	})
+	uplink := ifconfig("epair", "create")
+	r.Cleanup(func() { ifconfig(uplink, "destroy") })
+	world, in := strings.TrimSuffix(uplink, "a")+"b", strconv.Itoa(id)
+	ifconfig(uplink, "inet", labUplink+"/24", "up")
+	ifconfig(world, "vnet", in)
+	ifconfig("-j", in, world, "inet", friend+"/24", "up")
+	ifconfig("-j", in, world, "inet", foe+"/32", "alias")
 
 	self, err := os.Executable()
 	if err != nil {
 		r.Fatal(err)
 	}
-	server := exec.Command("/usr/sbin/jexec", jail, self)
+	server := exec.Command("/usr/sbin/jexec", in, self)
 	server.Env = []string{worldEnv + "=1"}
 	server.Stderr = os.Stderr
 	hold, err := server.StdinPipe()

@@ -122,6 +122,18 @@ func (r *rig) wantOnNetwork(n *network.Network, id string) network.Info {
 	return info
 }
 
+// eventuallyNobodyOn waits until all sandboxes have given their networks back.
+func (r *rig) eventuallyNobodyOn(n *network.Network) {
+	r.Helper()
+	r.eventually(commandTimeout, func() error {
+		infos, err := n.List(r.ctx)
+		if err == nil && len(infos) > 0 {
+			err = fmt.Errorf("%d sandboxes still have a network", len(infos))
+		}
+		return err
+	})
+}
+
 // testDefaultNetwork runs two sandboxes on the default network: they reach what
 // the policy allows, and neither what it denies nor each other.
 func testDefaultNetwork(r *rig) {
@@ -154,13 +166,7 @@ func testDefaultNetwork(r *rig) {
 	for _, id := range []string{a, b} {
 		r.removeContainer(id)
 	}
-	r.eventually(commandTimeout, func() error {
-		infos, err := n.List(r.ctx)
-		if err == nil && len(infos) > 0 {
-			err = fmt.Errorf("%d sandboxes still have a network", len(infos))
-		}
-		return err
-	})
+	r.eventuallyNobodyOn(n)
 	if err := n.Check(r.ctx, infos[0].ID); err == nil {
 		r.Error("a released network is checked as if it were there")
 	}

@@ -3,7 +3,6 @@
 package integration
 
 import (
-	"fmt"
 	"testing"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/integration/lab"
@@ -56,13 +55,7 @@ func testPoolNetwork(r *rig) {
 	}
 	r.wantDeath(events, ids[0])
 	r.removeContainer(ids[1])
-	r.eventually(commandTimeout, func() error {
-		infos, err := n.List(r.ctx)
-		if err == nil && len(infos) > 0 {
-			err = fmt.Errorf("%d sandboxes still have a network", len(infos))
-		}
-		return err
-	})
+	r.eventuallyNobodyOn(n)
 	r.wantNoFindings(p)
 }
 

@@ -210,23 +210,30 @@ func (r *rig) create() string {
 
 func (r *rig) newTask(opts []containerd.NewContainerOpts, spec ...oci.SpecOpts) (containerd.Task, error) {
 	r.Helper()
+	c := r.newContainer(opts, append([]oci.SpecOpts{oci.WithProcessArgs("/bin/probe", "signals")}, spec...)...)
+	return c.NewTask(r.ctx, cio.NullIO)
+}
+
+// newContainer is a container of the lab's image, which is removed when the test
+// ends.
+func (r *rig) newContainer(opts []containerd.NewContainerOpts, spec ...oci.SpecOpts) containerd.Container {
+	r.Helper()
 	img, err := r.Client.GetImage(r.ctx, lab.Image)
 	if err != nil {
 		r.Fatal(err)
 	}
 	id := r.newID()
 	r.Cleanup(func() { r.removeContainer(id) })
-	spec = append([]oci.SpecOpts{oci.WithImageConfig(img), oci.WithProcessArgs("/bin/probe", "signals")}, spec...)
 	c, err := r.Client.NewContainer(r.ctx, id, append([]containerd.NewContainerOpts{
 		containerd.WithImage(img),
 		containerd.WithRuntime(r.runtime, nil),
 		containerd.WithNewSnapshot(id, img),
-		containerd.WithNewSpec(spec...),
+		containerd.WithNewSpec(append([]oci.SpecOpts{oci.WithImageConfig(img)}, spec...)...),
 	}, opts...)...)
 	if err != nil {
 		r.Fatal(err)
 	}
-	return c.NewTask(r.ctx, cio.NullIO)
+	return c
 }
 
 // removeContainer removes a container and its task, as far as they are there.
