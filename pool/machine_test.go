@@ -3,6 +3,7 @@
 package pool
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -109,6 +110,28 @@ func TestMachines(t *testing.T) {
 	}
 }
 
+// A test that has failed leaves its machines to the rig.
+func TestEntriesAreUndone(t *testing.T) {
+	r := newRig(t)
+	d := r.startDaemon()
+	c := r.serves(d)
+	tmpl := r.add(c, r.template())
+	r.warm(c, tmpl.Name, 2)
+	d.kill()
+	waiting := r.recorded()
+	if left := r.undoEntries(); len(left) != 2 || len(waiting) != 2 {
+		t.Errorf("entries %q of machines %v were undone, want 2", left, waiting)
+	}
+	for _, id := range waiting {
+		if alive, err := id.Alive(); err != nil || alive {
+			t.Errorf("machine %s is left: %v", id, err)
+		}
+	}
+	if left := r.undoEntries(); len(left) != 0 {
+		t.Errorf("entries %q have something to undo twice", left)
+	}
+}
+
 // largest is the largest file in a directory.
 func largest(t *testing.T, dir string) (path string) {
 	t.Helper()
@@ -155,6 +178,13 @@ func (r *rig) claimReal(c *client.Client, tmpl *poolv1.Template) *client.Claimed
 	if err != nil {
 		r.Fatal(err)
 	}
+	r.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := book.UndoAll(ctx); err != nil {
+			r.Error(err)
+		}
+	})
 	m, err := c.Claim(r.context(), client.Want{Shape: tmpl.Shape}, host.Backend(), book)
 	if err != nil {
 		r.Fatal(err)

@@ -70,7 +70,12 @@ func newRig(t *testing.T) *rig {
 	if err := fakevm.Image(r.guestDir()); err != nil {
 		t.Fatal(err)
 	}
+	// The first, so that it comes after everything else has ended, however the
+	// test did.
 	t.Cleanup(func() {
+		for _, id := range r.undoEntries() {
+			t.Errorf("entry %s is left", id)
+		}
 		for _, id := range r.machines() {
 			t.Errorf("a machine is left: %s", id)
 			_ = id.Kill(context.Background())
@@ -102,6 +107,34 @@ func (r *rig) machines() []proc.ID {
 		r.Fatal(err)
 	}
 	return ids
+}
+
+// undoEntries gives back what the entries of a daemon that has ended have of the
+// host's, and returns those that have something. Real machines bear no mark of
+// the rig's, so nothing else would find them.
+func (r *rig) undoEntries() (left []string) {
+	r.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	books, err := filepath.Glob(filepath.Join(options(r.dir).State, entriesDir, "*", "receipts-*"))
+	if err != nil {
+		r.Error(err)
+	}
+	for _, path := range books {
+		book, err := receipt.Open(path)
+		if err != nil {
+			r.Error(err)
+			continue
+		}
+		if book.Len() == 0 {
+			continue
+		}
+		left = append(left, filepath.Base(filepath.Dir(path)))
+		if err := book.UndoAll(ctx); err != nil {
+			r.Error(err)
+		}
+	}
+	return left
 }
 
 // open opens the pool in this process, and serves it.
