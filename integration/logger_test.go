@@ -77,7 +77,12 @@ func testLogger(r *rig) {
 		return &p
 	}
 	r.execToFile(ctx, task, process("/bin/sh", "-c", "echo out; echo err >&2"), filepath.Join(dir, "made", "log"))
-	if got := file("made/log"); got != "out\nerr\n" && got != "err\nout\n" {
+	switch got := file("made/log"); {
+	case got == "out\nerr\n" || got == "err\nout\n":
+	case got == "out\n" && r.reference():
+		// containerd's shim closes the file at the end of stdout, if that comes
+		// before it has begun with stderr.
+	default:
 		r.Errorf("an exec's file has %q", got)
 	}
 	r.execWithTwoClients(ctx, task, process("/bin/probe", "signals"))
@@ -94,10 +99,18 @@ func testLogger(r *rig) {
 	if _, err := task.Delete(ctx); err != nil {
 		r.Fatal(err)
 	}
-	if out, err := file("out"), file("err"); !strings.Contains(out, "terminated\n") || err != "err\n" {
-		r.Errorf("the logger got %q and %q", out, err)
+	logged := func() error {
+		if out, err := file("out"), file("err"); !strings.Contains(out, "terminated\n") || err != "err\n" {
+			return fmt.Errorf("the logger got %q and %q", out, err)
+		}
+		return nil
 	}
-	if !r.reference() { // containerd's shim sends it SIGTERM at once
+	if r.reference() { // containerd's shim sends it SIGTERM at once, and does not wait for what it has started
+		r.eventually(commandTimeout, logged)
+	} else {
+		if err := logged(); err != nil {
+			r.Error(err)
+		}
 		file("ended")
 	}
 	r.wantHook(file("poststop"), id, 0)
