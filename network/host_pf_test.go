@@ -32,6 +32,8 @@ type system struct {
 	anchors map[string]string
 	main    string
 	states  string
+	// made, if set, is called when ifconfig has made a tap and not yet described it.
+	made func()
 	// room is how many anchors there can be, 0 for any number.
 	room int
 }
@@ -40,7 +42,7 @@ func newSystem() *system {
 	return &system{ifaces: map[string]string{}, anchors: map[string]string{}, main: pf.MainRules}
 }
 
-func (s *system) run(_ context.Context, stdin string, argv ...string) ([]byte, error) {
+func (s *system) run(ctx context.Context, stdin string, argv ...string) ([]byte, error) {
 	fmt.Fprintln(&s.log, strings.Join(argv, " "))
 	for line := range strings.Lines(stdin) {
 		s.log.WriteString("  < " + line)
@@ -48,7 +50,7 @@ func (s *system) run(_ context.Context, stdin string, argv ...string) ([]byte, e
 	args := argv[1:]
 	switch argv[0] {
 	case ifconfig:
-		return s.ifconfig(args)
+		return s.ifconfig(ctx, args)
 	case sysctl:
 		return []byte(strings.Join(knobs, "\n")), nil
 	case netstat:
@@ -59,7 +61,7 @@ func (s *system) run(_ context.Context, stdin string, argv ...string) ([]byte, e
 	return nil, nil
 }
 
-func (s *system) ifconfig(args []string) ([]byte, error) {
+func (s *system) ifconfig(ctx context.Context, args []string) ([]byte, error) {
 	name := args[0]
 	switch {
 	case name == "-g":
@@ -76,6 +78,13 @@ func (s *system) ifconfig(args []string) ([]byte, error) {
 		s.ifaces[args[3]] = ""
 		return nil, nil
 	case len(args) > 1 && args[1] == "create":
+		s.ifaces[name] = ""
+		if s.made != nil {
+			s.made()
+		}
+		if ctx.Err() != nil {
+			return nil, errors.New("signal: killed")
+		}
 		s.ifaces[name] = args[3]
 		return nil, nil
 	}
@@ -243,6 +252,24 @@ func TestFreeBSDForeignAndForgotten(t *testing.T) {
 	}
 	if _, err := n.Add(ctx, Request{ID: "b", Policy: &policy.Policy{Bandwidth: 1}}); !errors.Is(err, errdefs.ErrNotImplemented) {
 		t.Errorf("got %v, want not implemented", err)
+	}
+}
+
+// An Add that is given up while its tap is made leaves none that nobody knows.
+func TestFreeBSDAddCutOff(t *testing.T) {
+	s := newSystem()
+	n := freebsdNetwork(t, s)
+	ctx, cancel := context.WithCancel(t.Context())
+	s.made = cancel
+	_, _ = n.Add(ctx, Request{ID: "a"})
+	if ctx.Err() == nil {
+		t.Fatal("no tap was made")
+	}
+	if _, err := n.Del(t.Context(), "a"); err != nil {
+		t.Error(err)
+	}
+	if len(s.ifaces) != 1 {
+		t.Errorf("left: %q", s.ifaces)
 	}
 }
 

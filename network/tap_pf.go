@@ -49,7 +49,9 @@ func (h *freebsd) makeTap(ctx context.Context, r *record) error {
 				return err
 			}
 		}
-		err := h.run(ctx, []string{ifconfig, r.Tap, "create", "description", h.mark(r.ID)})
+		// Not to be cut off with ctx: ifconfig(8) makes a tap first, and then it says
+		// whose it is.
+		err := h.run(context.WithoutCancel(ctx), []string{ifconfig, r.Tap, "create", "description", h.mark(r.ID)})
 		if err == nil || !strings.Contains(err.Error(), "already exists") {
 			return err
 		}

@@ -80,8 +80,8 @@ func TestTap(t *testing.T) {
 	if err != nil || !strings.Contains(string(out), agentproto.GuestLinkAddr.String()+"%"+l.Tap()) {
 		t.Errorf("neighbours: %v\n%s", err, out)
 	}
-	if book.Len() != 1 {
-		t.Errorf("%d receipts", book.Len())
+	if book.Len() != 1 || l.tap.New {
+		t.Errorf("%d receipts, %+v", book.Len(), l.tap)
 	}
 	for range 2 {
 		if err := l.Close(); err != nil {
@@ -123,6 +123,38 @@ func TestReceiptOfATap(t *testing.T) {
 	}
 	if _, err := description(l.Tap()); !errors.Is(err, unix.ENXIO) {
 		t.Errorf("after the undo: %v", err)
+	}
+}
+
+// A tap is without a mark for a moment after the kernel has made it.
+func TestReceiptOfATapWithoutMark(t *testing.T) {
+	l, book := openLink(t)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	create := func() {
+		t.Helper()
+		if err := ifioctl(l.Tap(), "SIOCIFCREATE2", unix.SIOCIFCREATE2, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	create()
+	made := tapReceipt{Name: l.Tap(), Mark: l.Mark()}
+	if err := made.Undo(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := description(l.Tap()); err != nil {
+		t.Fatalf("a tap that should have had a mark: %v", err)
+	}
+	made.New = true
+	if _, err := book.Write(made); err != nil {
+		t.Fatal(err)
+	}
+	if err := book.UndoAll(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := description(l.Tap()); !errors.Is(err, unix.ENXIO) {
+		t.Errorf("a tap whose maker was killed is left: %v", err)
 	}
 }
 

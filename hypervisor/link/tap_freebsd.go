@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"time"
 	"unsafe"
 
@@ -35,31 +37,25 @@ func run(ctx context.Context, name string, args ...string) ([]byte, error) {
 	return out, nil
 }
 
-// TapKind is the kind of taps in a receipt book.
-const TapKind = "tap"
-
 func init() {
 	receipt.Register(TapKind, func() receipt.Resource { return new(tapReceipt) })
 }
 
-// tapReceipt is a tap(4), which outlives whoever made it. The system's names
-// are used again, so a tap is known by the mark in its description as well.
-type tapReceipt struct {
-	Name string `json:"name"`
-	Mark string `json:"mark"`
-}
-
-// Kind implements receipt.Resource.
-func (tapReceipt) Kind() string { return TapKind }
-
 // Undo implements receipt.Resource. It waits until nobody has the tap open.
 func (r tapReceipt) Undo(ctx context.Context) error {
 	mark, err := description(r.Name)
-	if errors.Is(err, unix.ENXIO) || err == nil && mark != r.Mark {
+	if errors.Is(err, unix.ENXIO) {
 		return nil
+	}
+	up := false
+	if err == nil && r.New {
+		up, err = isUp(r.Name)
 	}
 	if err != nil {
 		return fmt.Errorf("tap %s: %w", r.Name, err)
+	}
+	if !r.owns(mark, up) {
+		return nil
 	}
 	// A process rather than an ioctl: it can be given up if the tap is held.
 	if _, err := run(ctx, "/sbin/ifconfig", r.Name, "destroy"); err != nil {
@@ -76,32 +72,40 @@ const (
 	attempts  = 64
 )
 
-// createTap makes a tap and marks it as ours, with a receipt before.
+// createTap makes a tap and marks it as ours, with a receipt before. On error
+// the receipt, unless it is nil, is the caller's to undo.
 func createTap(book *receipt.Book, mark string) (tapReceipt, *receipt.Receipt, error) {
-	tap := tapReceipt{Mark: mark}
-	var line *receipt.Receipt
 	for range attempts {
+		tap := tapReceipt{Mark: mark, New: true}
 		tap.Name = fmt.Sprintf("tap%d", firstUnit+rand.IntN(maxUnit-firstUnit+1))
-		var err error
-		if line == nil {
-			line, err = book.Write(tap)
-		} else {
-			err = line.Amend(tap)
+		if _, err := description(tap.Name); err == nil {
+			continue
+		} else if !errors.Is(err, unix.ENXIO) {
+			return tap, nil, err
 		}
+		line, err := book.Write(tap)
 		if err != nil {
-			return tap, line, err
+			return tap, nil, err
 		}
 		// ifconfig(8) would take an interface of that name that is there already.
 		err = ifioctl(tap.Name, "SIOCIFCREATE2", unix.SIOCIFCREATE2, nil)
 		if errors.Is(err, unix.EEXIST) {
+			// Somebody was quicker, and may not have marked it yet.
+			if err := line.Strike(); err != nil {
+				return tap, nil, err
+			}
 			continue
 		}
 		if err == nil {
 			err = ifioctl(tap.Name, "SIOCSIFDESCR", unix.SIOCSIFDESCR, append([]byte(mark), 0))
 		}
+		if err == nil {
+			tap.New = false
+			err = line.Amend(tap)
+		}
 		return tap, line, err
 	}
-	return tap, line, fmt.Errorf("no free tap in %d attempts", attempts)
+	return tapReceipt{}, nil, fmt.Errorf("no free tap in %d attempts", attempts)
 }
 
 // ifreq is struct ifreq with its union as ifr_buffer (net/if.h).
@@ -142,6 +146,16 @@ func description(name string) (string, error) {
 	}
 	text, _, _ := bytes.Cut(buf, []byte{0})
 	return string(text), nil
+}
+
+// isUp says whether an interface is up. One that is not there is not.
+func isUp(name string) (bool, error) {
+	all, err := net.Interfaces()
+	if err != nil {
+		return false, err
+	}
+	i := slices.IndexFunc(all, func(i net.Interface) bool { return i.Name == name })
+	return i >= 0 && all[i].Flags&net.FlagUp != 0, nil
 }
 
 // heldTap is a tap that lives until whoever has it destroys it.
