@@ -201,7 +201,7 @@ test-freebsd: guest ## unit and integration tests on a FreeBSD 15 host: HOST=[us
 PREFIX ?= /usr/local
 
 .PHONY: install
-install: guest ## install shim and guest image below PREFIX, /usr/local
+install: guest ## install programs, units and guest image below PREFIX, /usr/local
 	install -D -m 755 $(SHIM) $(DESTDIR)$(PREFIX)/bin/$(notdir $(SHIM))
 	install -D -m 755 $(POOL) $(DESTDIR)$(PREFIX)/bin/$(notdir $(POOL))
 	install -m 755 bin/bhyve-net bin/cni-bhyve $(DESTDIR)$(PREFIX)/bin/

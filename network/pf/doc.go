@@ -1,6 +1,6 @@
 // Package pf puts policies into the words of pf.conf(5), and is the one place
-// that runs pfctl(8). Rules go in by standard input, names by argument; there is
-// no shell.
+// that runs pfctl(8) but for hypervisor/link, which asks whether its own fence is
+// there. Rules go in by standard input, names by argument; there is no shell.
 //
 // The host's own ruleset is left alone: an administrator puts MainRules into
 // pf.conf once, which name the anchors below "cube" and deny everything to guests

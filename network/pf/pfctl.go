@@ -90,7 +90,7 @@ func (c Control) Check(ctx context.Context, bridge string) error {
 // nothing before the last that lets packets of just any interface in.
 func checkMain(rules []byte) error {
 	missing := func(why string) error {
-		return fmt.Errorf("pf does not keep guests from the host (%s): put these lines into pf.conf and load it (docs/freebsd.md):\n%s%w",
+		return fmt.Errorf("pf does not keep guests from the host (%s): put these lines into pf.conf and load it (docs/network.md):\n%s%w",
 			why, MainRules, errdefs.ErrFailedPrecondition)
 	}
 	want := []func(words []string) bool{
