@@ -137,10 +137,8 @@ stress: guest suites ## a hundred lifecycles and execs in a row, ten sandboxes a
 	$(call say,stress)
 	@BHYVE_STRESS=100 $(GO) test -count=1 -timeout=90m -v ./integration -run '^TestStress$$'
 
-# What is tested runs on emulated processors that share the host's: a test that
-# fails gets one second try, alone, and both tries stay in the log. A data race, a
-# panic and more than three failures get none (decision 70).
-RUN_TESTS := $(TOOLS)/gotestsum --rerun-fails=1 --rerun-fails-max-failures=3 --rerun-fails-abort-on-data-race
+# $(call run-tests,FORMAT,PACKAGES) FLAG...: a test that fails gets one second try.
+run-tests = sh hack/run-tests.sh $(TOOLS)/gotestsum $(1) '$(2)'
 
 .PHONY: gotestsum
 gotestsum:
@@ -149,9 +147,9 @@ gotestsum:
 .PHONY: machines
 machines: guest gotestsum ## tests of the parts that boot machines or build images, without containerd
 	$(call say,tests with machines)
-	@BHYVE_GUEST_DIR=$(CURDIR)/$(GUEST) BHYVE_DEBS=$(CURDIR)/$(CACHE)/debs $(RUN_TESTS) --format testname \
-		--packages='./hypervisor/qemu ./hypervisor/host ./vmmapi/linuxboot ./guest/...' -- -count=1 -timeout 10m
-	@BHYVE_GUEST_DIR=$(CURDIR)/$(GUEST) $(RUN_TESTS) --format testname --packages=./pool -- -count=1 -timeout 10m -run TestMachines
+	@BHYVE_GUEST_DIR=$(CURDIR)/$(GUEST) BHYVE_DEBS=$(CURDIR)/$(CACHE)/debs $(call run-tests,testname, \
+		./hypervisor/qemu ./hypervisor/host ./vmmapi/linuxboot ./guest/...) -count=1 -timeout 10m
+	@BHYVE_GUEST_DIR=$(CURDIR)/$(GUEST) $(call run-tests,testname,./pool) -count=1 -timeout 10m -run TestMachines
 
 .PHONY: generate
 generate: deps ## regenerate the code of agentproto/v1 and pool/api/v1
@@ -185,13 +183,12 @@ unit: deps gotestsum ## tests without virtual machines, with the race detector
 	$(call say,unit tests)
 	@# Tests start this binary many times over; the detector would let each sleep
 	@# for a second at its end.
-	@GORACE=atexit_sleep_ms=0 $(RUN_TESTS) --format pkgname \
-		--packages="$$($(GO) list ./... | grep -v '/integration$$' | tr '\n' ' ')" -- -race
+	@GORACE=atexit_sleep_ms=0 $(call run-tests,pkgname,$(filter-out %/integration,$(shell $(GO) list ./...))) -race
 
 .PHONY: integration
 integration: guest suites gotestsum ## tests with a real containerd and real virtual machines
 	$(call say,integration tests)
-	@$(RUN_TESTS) --format standard-verbose --packages=./integration -- \
+	@$(call run-tests,standard-verbose,./integration) \
 		-count=1 -timeout=$(INTEGRATION_TIMEOUT) -skip '^TestNerdctl$$' $(TESTFLAGS)
 
 .PHONY: test-freebsd
