@@ -26,6 +26,8 @@ type Namespace struct {
 	file *os.File
 	// path is where it was found, empty for one of New's.
 	path string
+	// mark tells the tap of this machine from another's, see Receipt.
+	mark string
 }
 
 // Open opens the namespace at path. errdefs.ErrNotFound if there is none.
@@ -34,7 +36,7 @@ func Open(path string) (*Namespace, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Namespace{file: f, path: path}, nil
+	return &Namespace{file: f, path: path, mark: newMark()}, nil
 }
 
 // New makes a namespace for a client to fill. It ends with the last of Close, the
@@ -44,7 +46,7 @@ func New() (*Namespace, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Namespace{file: f}, nil
+	return &Namespace{file: f, mark: newMark()}, nil
 }
 
 // Path leads to the namespace for as long as this process has it open.
@@ -52,8 +54,10 @@ func (n *Namespace) Path() string {
 	return "/proc/" + strconv.Itoa(os.Getpid()) + "/fd/" + strconv.Itoa(int(n.file.Fd()))
 }
 
-// Receipt is what AddTap and Connect take, for a namespace of Open's.
-func (n *Namespace) Receipt() Receipt { return Receipt{Path: n.path, Inode: inode(n.file)} }
+// Receipt is what AddTap, Plug and Connect take, for a namespace of Open's.
+func (n *Namespace) Receipt() Receipt {
+	return Receipt{Path: n.path, Inode: inode(n.file), Mark: n.mark}
+}
 
 func inode(f *os.File) uint64 {
 	st, err := f.Stat()
@@ -69,55 +73,6 @@ func inode(f *os.File) uint64 {
 
 // Close lets go of the namespace.
 func (n *Namespace) Close() error { return n.file.Close() }
-
-// AddTap makes the tap, and returns its hardware address, which is not the one
-// that the guest will have. errdefs.ErrAlreadyExists if there is one: another
-// machine has the namespace.
-func (n *Namespace) AddTap() (mac net.HardwareAddr, err error) {
-	err = netns.Do(n.file, func() error {
-		// The kernel would give out one that is there.
-		if _, err := netlink.LinkByName(Tap); err == nil {
-			return fmt.Errorf("another machine is in the namespace: %w", errdefs.ErrAlreadyExists)
-		}
-		err := netlink.LinkAdd(&netlink.Tuntap{
-			LinkAttrs: netlink.LinkAttrs{Name: Tap},
-			Mode:      netlink.TUNTAP_MODE_TAP,
-			Flags:     unix.IFF_NO_PI | unix.IFF_VNET_HDR,
-		})
-		if err != nil {
-			return err
-		}
-		tap, err := netlink.LinkByName(Tap)
-		if err != nil {
-			return err
-		}
-		mac = tap.Attrs().HardwareAddr
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("tap in network namespace %s: %w", n.path, err)
-	}
-	// What QEMU is given has to differ from the tap's own.
-	return append(net.HardwareAddr{mac[0] ^ 0x04}, mac[1:]...), nil
-}
-
-// Plug is AddTap with the tap of a machine that is there already: it is called
-// tap in the network namespace at path from, which may be this one, and is down.
-func (n *Namespace) Plug(from, tap string) error {
-	err := netns.Do(n.file, func() error {
-		if _, err := netlink.LinkByName(Tap); err == nil {
-			return fmt.Errorf("another machine is in the namespace: %w", errdefs.ErrAlreadyExists)
-		}
-		return nil
-	})
-	if err == nil {
-		err = netns.Move(from, tap, n.file, Tap)
-	}
-	if err != nil {
-		return fmt.Errorf("tap in network namespace %s: %w", n.path, err)
-	}
-	return nil
-}
 
 // Connect connects the namespace's interface with the tap and says what the
 // guest must make its own. errdefs.ErrNotFound if the namespace has no interface
@@ -319,22 +274,34 @@ func (r Receipt) Undo(context.Context) error {
 	if inode(f) != r.Inode {
 		return nil
 	}
-	if err := netns.Do(f, disconnect); err != nil {
+	if err := netns.Do(f, r.disconnect); err != nil {
 		return fmt.Errorf("leave network namespace %s: %w", r.Path, err)
 	}
 	return nil
 }
 
-// disconnect undoes Loopback, Connect and AddTap in the thread's namespace.
-func disconnect() error {
-	if err := noRedirect(); err != nil {
+// disconnect undoes Loopback, Connect, and AddTap or Plug in the thread's
+// namespace, if they were those of the receipt's machine.
+func (r Receipt) disconnect() error {
+	// One that did not get its name.
+	unnamed, err := netlink.LinkByName(r.Mark)
+	if err == nil {
+		return netlink.LinkDel(unnamed)
+	}
+	if !errors.As(err, new(netlink.LinkNotFoundError)) {
 		return err
 	}
 	tap, err := netlink.LinkByName(Tap)
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
-		return nil
+		return noRedirect()
 	}
 	if err != nil {
+		return err
+	}
+	if tap.Attrs().Alias != r.Mark {
+		return nil
+	}
+	if err := noRedirect(); err != nil {
 		return err
 	}
 	links, err := netlink.LinkList()

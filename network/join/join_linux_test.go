@@ -119,6 +119,16 @@ func TestMachineBringsItsTap(t *testing.T) {
 				t.Errorf("a second tap: %v, want already exists", err)
 			}
 			takesPlace(t, host, n, wire)
+			n.path = n.Path()
+			if err := n.Receipt().Undo(t.Context()); err != nil {
+				t.Error(err)
+			}
+			in(t, n.file, func() error {
+				if _, err := netlink.LinkByName(Tap); !errors.As(err, new(netlink.LinkNotFoundError)) {
+					t.Errorf("the tap after the undo: %v", err)
+				}
+				return nil
+			})
 		})
 	}
 }
@@ -214,13 +224,17 @@ func TestUndo(t *testing.T) {
 	if _, err := n.Connect(); err != nil {
 		t.Fatal(err)
 	}
-	other := r
-	other.Inode++
-	if err := other.Undo(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if slices.Equal(names(), before) {
-		t.Error("a receipt for another namespace was undone")
+	connected := names()
+	elsewhere, another := r, r
+	elsewhere.Inode++
+	another.Mark = newMark()
+	for what, other := range map[string]Receipt{"another namespace": elsewhere, "another machine": another} {
+		if err := other.Undo(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(names(), connected) {
+			t.Errorf("a receipt for %s was undone", what)
+		}
 	}
 	for range 2 {
 		if err := r.Undo(t.Context()); err != nil {
@@ -232,6 +246,59 @@ func TestUndo(t *testing.T) {
 	}
 	if err := (Receipt{Path: "/run/netns/none"}).Undo(t.Context()); err != nil {
 		t.Errorf("a namespace that is gone: %v", err)
+	}
+}
+
+// Who is killed while he makes a tap leaves one without its name. It goes, and
+// that of another machine stays.
+func TestUndoWhatWasCutOff(t *testing.T) {
+	newNS(t)
+	n, err := New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	n.path = n.Path()
+	if _, err := n.AddTap(); err != nil {
+		t.Fatal(err)
+	}
+	second, err := Open(n.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	r := second.Receipt()
+	if _, err := second.AddTap(); !errdefs.IsAlreadyExists(err) {
+		t.Errorf("a second tap: %v, want already exists", err)
+	}
+	left := func() (all []string) {
+		in(t, n.file, func() error {
+			links, err := netlink.LinkList()
+			for _, l := range links {
+				if l.Type() == "tuntap" {
+					all = append(all, l.Attrs().Name)
+				}
+			}
+			return err
+		})
+		return all
+	}
+	if got := left(); !slices.Equal(got, []string{Tap}) {
+		t.Errorf("taps %q, want that of the first", got)
+	}
+	in(t, n.file, func() error {
+		return netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: r.Mark}, Mode: netlink.TUNTAP_MODE_TAP})
+	})
+	if got := left(); len(got) != 2 {
+		t.Fatalf("taps %q", got)
+	}
+	for range 2 {
+		if err := r.Undo(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := left(); !slices.Equal(got, []string{Tap}) {
+			t.Errorf("taps %q, want that of the first", got)
+		}
 	}
 }
 

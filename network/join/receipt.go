@@ -8,6 +8,9 @@ type Receipt struct {
 	Path string `json:"path"`
 	// Inode is the namespace's: another may have got the path since.
 	Inode uint64 `json:"inode"`
+	// Mark is the alias of the tap, and its name before it is called Tap: a tap
+	// without it is another machine's, which was there before.
+	Mark string `json:"mark"`
 }
 
 func init() {

@@ -190,10 +190,6 @@ func (n *network) join(ctx context.Context, r machineRequest, port *hypervisor.N
 	} else {
 		n.nic.MAC, err = n.ns.AddTap()
 	}
-	if errdefs.IsAlreadyExists(err) && n.line != nil {
-		// The tap that is there is another machine's, which to undo would cut off.
-		err = errors.Join(err, n.line.Strike())
-	}
 	if err != nil || r.saved != nil {
 		// A guest that was restored has to forget its old address before it is led
 		// anywhere: that comes with its container's start.
