@@ -9,6 +9,12 @@
 #define BRIDGE_H
 
 #include <sys/param.h>
+
+/* Before the headers below, which older releases lack or fill differently. */
+#if defined(__FreeBSD__) && __FreeBSD_version < 1500000
+#error "package vmmapi needs FreeBSD 15 or later: build there, cross-build with its headers (docs/freebsd.md), or leave libvmmapi out with CGO_ENABLED=0"
+#endif
+
 #include <sys/cpuset.h>
 #include <sys/sysctl.h>
 #include <sys/time.h>

@@ -30,6 +30,22 @@ func TestBridge(t *testing.T) {
 	t.Run("warnings", func(t *testing.T) {
 		compileBridge(t, gcc, "-I"+include)
 	})
+	t.Run("old release", func(t *testing.T) {
+		old := t.TempDir()
+		param := filepath.Join(old, "sys", "param.h")
+		if err := os.Mkdir(filepath.Dir(param), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(param, []byte("#define __FreeBSD_version 1403000\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err := compilation(t, gcc, "-I"+old, "-I"+include, "-D__FreeBSD__=14").CombinedOutput()
+		// What comes after it is the headers' own.
+		_, first, _ := strings.Cut(string(out), "error: ")
+		if err == nil || !strings.HasPrefix(first, `#error "package vmmapi needs FreeBSD 15`) {
+			t.Errorf("%v: want to be told what is needed, before anything else:\n%s", err, out)
+		}
+	})
 	t.Run("real headers", func(t *testing.T) {
 		src := os.Getenv("FREEBSD_SRC")
 		if src == "" {
@@ -65,12 +81,20 @@ func TestBridge(t *testing.T) {
 
 func compileBridge(t *testing.T, gcc string, flags ...string) {
 	t.Helper()
+	if out, err := compilation(t, gcc, flags...).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+// compilation is gcc with the C side of the bridge, for its errors alone.
+func compilation(t *testing.T, gcc string, flags ...string) *exec.Cmd {
+	t.Helper()
 	src := filepath.Join(t.TempDir(), "bridge.c")
 	if err := os.WriteFile(src, []byte("#include \"bridge.h\"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	args := append(strings.Fields(warnings), "-fsyntax-only", "-iquote", ".")
-	run(t, nil, gcc, append(append(args, flags...), src)...)
+	return exec.CommandContext(t.Context(), gcc, append(append(args, flags...), src)...)
 }
 
 func run(t *testing.T, env []string, name string, args ...string) {

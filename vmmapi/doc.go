@@ -1,7 +1,8 @@
 // Package vmmapi is a bridge to libvmmapi, the library through which FreeBSD
 // programs make and hold virtual machines of vmm(4). It is written for FreeBSD
 // 15 on amd64 and linked by cgo; everywhere else, and with CGO_ENABLED=0, every
-// call answers ErrNotLinked, which is an errdefs.ErrNotImplemented.
+// call answers ErrNotLinked, which is an errdefs.ErrNotImplemented. With cgo and
+// the headers of an older FreeBSD it does not compile, and says so (bridge.h).
 //
 // # What is taken care of
 //
