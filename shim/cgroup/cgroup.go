@@ -10,28 +10,37 @@ package cgroup
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
 )
 
-// Group is a control group that was made for one machine. The nil Group is
-// none, and all its methods succeed.
+// Group is the control group of one machine. The nil Group is none, and all its
+// methods succeed.
 type Group struct {
-	line *receipt.Receipt
+	record record
+	line   *receipt.Receipt
 	*directory
 }
 
 // Make makes the group that linux.cgroupsPath of a spec names, in every
 // hierarchy, with its receipt in book. It returns nil for an empty path and on a
-// host without control groups. Make it before the machine, so that what is undone
-// in the opposite order finds it empty. errdefs.ErrInvalidArgument for a path
-// that cannot be a group's.
+// host without control groups. One that is there already is used, and is not the
+// machine's to remove. Make it before the machine, so that what is undone in the
+// opposite order finds it empty. errdefs.ErrInvalidArgument for a path that cannot
+// be a group's.
 func Make(ctx context.Context, book *receipt.Book, cgroupsPath string) (*Group, error) {
 	if cgroupsPath == "" || !available() {
 		return nil, nil
@@ -40,7 +49,11 @@ func Make(ctx context.Context, book *receipt.Book, cgroupsPath string) (*Group, 
 	if err != nil {
 		return nil, err
 	}
-	line, err := book.Write(record{Path: p})
+	var r record
+	if r.Dirs, err = missing(p); err != nil {
+		return nil, fmt.Errorf("control group %s: %w", p, err)
+	}
+	line, err := book.Write(r)
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +65,7 @@ func Make(ctx context.Context, book *receipt.Book, cgroupsPath string) (*Group, 
 		}
 		return nil, err
 	}
-	return &Group{line, d}, nil
+	return &Group{r, line, d}, nil
 }
 
 // Add moves a process, with all its threads, into the group. Memory that it has
@@ -61,13 +74,19 @@ func (g *Group) Add(pid int) error {
 	if g == nil {
 		return nil
 	}
-	if err := g.add(pid); err != nil {
+	r := g.record
+	r.Pid = pid
+	err := g.line.Amend(r)
+	if err == nil {
+		err = g.add(pid)
+	}
+	if err != nil {
 		return fmt.Errorf("move process %d into its control group: %w", pid, err)
 	}
 	return nil
 }
 
-// Remove removes the group, which must be empty.
+// Remove removes the group, unless somebody else is in it. The machine must not be.
 func (g *Group) Remove(ctx context.Context) error {
 	if g == nil {
 		return nil
@@ -77,8 +96,11 @@ func (g *Group) Remove(ctx context.Context) error {
 
 // record is the receipt of a group.
 type record struct {
-	// Path is absolute, in each hierarchy.
-	Path string `json:"path"`
+	// Dirs are the group's directories in the hierarchies that have not had one
+	// before.
+	Dirs []string `json:"dirs"`
+	// Pid is the machine's, 0 before it is in the group.
+	Pid int `json:"pid,omitempty"`
 }
 
 func init() {
@@ -96,24 +118,57 @@ const (
 	emptyPoll = 20 * time.Millisecond
 )
 
-// Undo removes the group where it exists. The groups above stay: they are
-// others' as well.
+// Undo removes the group where it was made. One that somebody else has come to
+// use stays, it is his by now. The groups above stay: they are others' as well.
 func (r record) Undo(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, emptyWait)
+	waiting, cancel := context.WithTimeout(ctx, emptyWait)
 	defer cancel()
 	tick := time.NewTicker(emptyPoll)
 	defer tick.Stop()
 	for {
-		err := removeDirectory(r.Path)
+		err := r.remove()
 		if err == nil {
 			return nil
 		}
 		select {
 		case <-tick.C:
-		case <-ctx.Done():
-			return fmt.Errorf("remove control group %s: %w", r.Path, err)
+		case <-waiting.Done():
+			if ctx.Err() == nil && r.taken() {
+				log.G(ctx).WithError(err).Warn("the machine's control group is left to others, who are in it")
+				return nil
+			}
+			return fmt.Errorf("remove control group: %w", err)
 		}
 	}
+}
+
+func (r record) remove() error {
+	var errs []error
+	for _, dir := range r.Dirs {
+		// Not what others have made below it.
+		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// taken says whether there is a process in the group that is not the machine's,
+// or a group.
+func (r record) taken() bool {
+	for _, dir := range r.Dirs {
+		entries, _ := os.ReadDir(dir)
+		procs, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		for pid := range strings.FieldsSeq(string(procs)) {
+			if pid != strconv.Itoa(r.Pid) {
+				return true
+			}
+		}
+		if slices.ContainsFunc(entries, fs.DirEntry.IsDir) {
+			return true
+		}
+	}
+	return false
 }
 
 // Path is the absolute path in a hierarchy of what linux.cgroupsPath names. The

@@ -2,7 +2,6 @@ package cgroup
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -42,11 +41,35 @@ func makeDirectory(path string) (d *directory, err error) {
 	return nil, err
 }
 
-func removeDirectory(path string) error {
+// missing are the directories of the group at path that are not there.
+func missing(path string) ([]string, error) {
 	if cgroups.Mode() == cgroups.Unified {
-		return removeV2(unified, path)
+		return absent(filepath.Join(unified, path))
 	}
-	return removeV1(path)
+	hierarchies, err := cgroup1.Default()
+	if err != nil {
+		return nil, err
+	}
+	var dirs []string
+	for _, h := range hierarchies {
+		if p, ok := h.(interface{ Path(string) string }); ok {
+			dirs = append(dirs, p.Path(path))
+		}
+	}
+	return absent(dirs...)
+}
+
+func absent(dirs ...string) ([]string, error) {
+	var list []string
+	for _, dir := range dirs {
+		_, err := os.Lstat(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			list = append(list, dir)
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
 }
 
 func makeV1(path string) (*directory, error) {
@@ -55,17 +78,6 @@ func makeV1(path string) (*directory, error) {
 		return nil, err
 	}
 	return &directory{add: func(pid int) error { return g.AddProc(uint64(pid)) }}, nil
-}
-
-func removeV1(path string) error {
-	g, err := cgroup1.Load(cgroup1.StaticPath(path))
-	if errors.Is(err, cgroup1.ErrCgroupDeleted) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return g.Delete()
 }
 
 func makeV2(mountpoint, path string) (*directory, error) {
@@ -83,15 +95,4 @@ func makeV2(mountpoint, path string) (*directory, error) {
 		log.L.WithError(err).WithField("cgroup", path).Debug("not every controller accounts for the machine")
 	}
 	return &directory{add: func(pid int) error { return g.AddProc(uint64(pid)) }}, nil
-}
-
-func removeV2(mountpoint, path string) error {
-	if _, err := os.Stat(filepath.Join(mountpoint, path)); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	g, err := cgroup2.Load(path, cgroup2.WithMountpoint(mountpoint))
-	if err != nil {
-		return fmt.Errorf("load: %w", err)
-	}
-	return g.Delete()
 }

@@ -1,7 +1,9 @@
 package cgroup
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -63,7 +65,9 @@ func exists(path string) bool {
 	return err == nil
 }
 
-func TestGroup(t *testing.T) {
+// groupPath is where a test makes groups, and a book for their receipts.
+func groupPath(t *testing.T) (string, *receipt.Book) {
+	t.Helper()
 	if os.Getuid() != 0 || cgroups.Mode() == cgroups.Unavailable {
 		t.Skip("needs root and control groups")
 	}
@@ -71,8 +75,36 @@ func TestGroup(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := fmt.Sprintf("/shim-test-%d/c1", os.Getpid())
-	t.Cleanup(func() { _ = removeDirectory(filepath.Dir(path)) })
+	above := fmt.Sprintf("/shim-test-%d", os.Getpid())
+	t.Cleanup(func() { unmake(t, above) })
+	return above + "/c1", book
+}
+
+// unmake removes a group, and those below it.
+func unmake(t *testing.T, path string) {
+	t.Helper()
+	for _, dir := range remains(t, path) {
+		var dirs []string
+		err := filepath.WalkDir(dir, func(sub string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				dirs = append(dirs, sub)
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		for _, dir := range slices.Backward(dirs) {
+			// Controllers that are mounted together have two paths.
+			if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+func TestGroup(t *testing.T) {
+	path, book := groupPath(t)
 	g, err := Make(t.Context(), book, path)
 	if err != nil {
 		t.Fatal(err)
@@ -86,7 +118,7 @@ func TestGroup(t *testing.T) {
 		t.Error("the process is not in the group")
 	}
 	if err := g.Remove(t.Context()); err == nil {
-		t.Error("a group with a process in it was removed")
+		t.Error("a group with its machine in it was removed")
 	}
 	end()
 	// As `delete` does it, from the book.
@@ -101,6 +133,68 @@ func TestGroup(t *testing.T) {
 	}
 	if err := g.Remove(t.Context()); err != nil {
 		t.Errorf("a second time: %v", err)
+	}
+}
+
+// What was there before, and what others have come to use, is not removed, and
+// keeps nothing else from being cleaned up.
+func TestGroupOfOthers(t *testing.T) {
+	for _, tc := range []struct {
+		what string
+		// before and during are what others do before and after the group is made.
+		before, during func(t *testing.T, path string)
+	}{
+		{"there before", makeForeign, nil},
+		{"there before, and in use", join, nil},
+		{"used meanwhile", nil, join},
+		{"divided meanwhile", nil, func(t *testing.T, path string) { makeForeign(t, path+"/sub") }},
+	} {
+		t.Run(tc.what, func(t *testing.T) {
+			path, book := groupPath(t)
+			if tc.before != nil {
+				tc.before(t, path)
+			}
+			g, err := Make(t.Context(), book, path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			pid, end := sleeper(t)
+			defer end()
+			if err := g.Add(pid); err != nil {
+				t.Fatal(err)
+			}
+			if tc.during != nil {
+				tc.during(t, path)
+			}
+			end()
+			if err := book.UndoAll(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if left := remains(t, path); len(left) == 0 || book.Len() > 0 {
+				t.Errorf("left are %q, and %d receipts", left, book.Len())
+			}
+		})
+	}
+}
+
+func makeForeign(t *testing.T, path string) {
+	t.Helper()
+	if _, err := makeDirectory(path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// join has somebody else's process in a group until the end of the test.
+func join(t *testing.T, path string) {
+	t.Helper()
+	d, err := makeDirectory(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, end := sleeper(t)
+	t.Cleanup(end)
+	if err := d.add(pid); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -123,7 +217,12 @@ func TestV2(t *testing.T) {
 		t.Skip("needs root and control groups of version 2")
 	}
 	mountpoint, path := mounts[0].Mountpoint, fmt.Sprintf("/shim-test-%d-v2/c1", os.Getpid())
-	t.Cleanup(func() { _ = removeV2(mountpoint, filepath.Dir(path)) })
+	t.Cleanup(func() { unmake(t, filepath.Dir(path)) })
+	dirs, err := absent(filepath.Join(mountpoint, path))
+	if err != nil || len(dirs) != 1 {
+		t.Fatalf("absent: %q, %v", dirs, err)
+	}
+	r := record{Dirs: dirs}
 	d, err := makeV2(mountpoint, path)
 	if err != nil {
 		t.Fatal(err)
@@ -136,12 +235,13 @@ func TestV2(t *testing.T) {
 	if !memberOf(t, pid, path) {
 		t.Error("the process is not in the group")
 	}
-	if err := removeV2(mountpoint, path); err == nil {
-		t.Error("a group with a process in it was removed")
+	r.Pid = pid
+	if err := r.Undo(t.Context()); err == nil {
+		t.Error("a group with its machine in it was removed")
 	}
 	end()
 	for range 2 {
-		if err := removeV2(mountpoint, path); err != nil {
+		if err := r.Undo(t.Context()); err != nil {
 			t.Error(err)
 		}
 	}
