@@ -75,6 +75,14 @@ $(GUEST)/.stamp: $(AGENT) $(shell find guest cmd/guest-image -type f)
 	@$(GO) run ./cmd/guest-image -agent $(AGENT) -lock guest/inputs.lock -cache $(CACHE)/debs -out $(GUEST)
 	@touch $@
 
+# The kernel as Debian has it, for the loader's tests: machines boot the vmlinux
+# that is inside. Packages are kept under their names in the lock file.
+BZIMAGE := $(CACHE)/vmlinuz
+$(BZIMAGE): guest/inputs.lock | $(GUEST)/.stamp
+	@dpkg-deb --fsys-tarfile $(CACHE)/debs/$$(awk '/^linux-image-/ { print $$1 "_" $$2 "_" $$3 ".deb" }' $<) | \
+		tar -xO --wildcards './boot/vmlinuz-*' >$@.new
+	@mv $@.new $@
+
 MINIMAL := $(CACHE)/guest-minimal
 KERNEL  := $(CACHE)/guest-kernel/vmlinux
 
@@ -145,9 +153,9 @@ gotestsum:
 	@$(GO) build -C tools -o ../$(TOOLS)/ gotest.tools/gotestsum
 
 .PHONY: machines
-machines: guest gotestsum ## tests of the parts that boot machines or build images, without containerd
+machines: guest gotestsum $(BZIMAGE) ## tests of the parts that boot machines or build images, without containerd
 	$(call say,tests with machines)
-	@BHYVE_GUEST_DIR=$(CURDIR)/$(GUEST) BHYVE_DEBS=$(CURDIR)/$(CACHE)/debs $(call run-tests,testname, \
+	@BHYVE_GUEST_DIR=$(CURDIR)/$(GUEST) BHYVE_BZIMAGE=$(CURDIR)/$(BZIMAGE) BHYVE_DEBS=$(CURDIR)/$(CACHE)/debs $(call run-tests,testname, \
 		./hypervisor/qemu ./hypervisor/host ./vmmapi/linuxboot ./guest/...) -count=1 -timeout 10m
 	@BHYVE_GUEST_DIR=$(CURDIR)/$(GUEST) $(call run-tests,testname,./pool) -count=1 -timeout 10m -run TestMachines
 
@@ -192,7 +200,7 @@ integration: guest suites gotestsum ## tests with a real containerd and real vir
 		-count=1 -timeout=$(INTEGRATION_TIMEOUT) -skip '^TestNerdctl$$' $(TESTFLAGS)
 
 .PHONY: test-freebsd
-test-freebsd: guest ## unit and integration tests on a FreeBSD 15 host: HOST=[user@]host[:port]
+test-freebsd: guest $(BZIMAGE) ## unit and integration tests on a FreeBSD 15 host: HOST=[user@]host[:port]
 	@HOST='$(HOST)' sh hack/test-freebsd.sh $(STEPS)
 
 PREFIX ?= /usr/local

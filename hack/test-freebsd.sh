@@ -69,9 +69,7 @@ build() {
 	say "images"
 	cp -R .cache/guest $tree/.cache/guest
 	# The kernel as Debian has it, for the loader.
-	for deb in .cache/debs/linux-image-*.deb; do
-		dpkg-deb --fsys-tarfile "$deb" | tar -xO --wildcards './boot/vmlinuz-*' >$tree/.cache/guest/vmlinuz
-	done
+	cp .cache/vmlinuz $tree/.cache/guest/
 	CGO_ENABLED=0 $GO build -trimpath -o $work/probe ./integration/probe
 	$GO run ./integration/cmd/images -out $tree/.cache/images -probe $work/probe
 	cp hack/freebsd-host.sh $tree/

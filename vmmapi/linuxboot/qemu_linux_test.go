@@ -21,10 +21,11 @@ import (
 // map and the placements are all the loader's.
 //
 // BHYVE_GUEST_DIR has the kernel to boot, as vmlinux or vmlinuz or both, and the
-// guest image, initrd.img. BHYVE_BZIMAGE may name a vmlinuz elsewhere.
+// guest image, initrd.img. BHYVE_BZIMAGE may name a vmlinuz elsewhere, as it does in
+// `make machines`.
 
 // bootDeadline is generous: emulation on a busy machine.
-const bootDeadline = 3 * time.Minute
+const bootDeadline = 5 * time.Minute
 
 func TestBootsInQEMU(t *testing.T) {
 	qemu, guest := qemuAndGuest(t)
@@ -32,6 +33,11 @@ func TestBootsInQEMU(t *testing.T) {
 		for _, mib := range []uint64{128, 1024, 4608} {
 			for _, vcpus := range []int{1, 2} {
 				if vcpus == 2 && mib != 1024 || testing.Short() && mib != 128 {
+					continue
+				}
+				// It takes a while to unpack itself, after which it is the same kernel:
+				// the least room that it may have for that, and the most.
+				if format == BzImage && mib == 1024 {
 					continue
 				}
 				t.Run(fmt.Sprintf("%s/%dMiB/%dvCPU", format, mib, vcpus), func(t *testing.T) {
@@ -63,16 +69,12 @@ func TestBootsGuestImage(t *testing.T) {
 	if err != nil {
 		t.Skipf("no guest image: %v", err)
 	}
-	for format, kernel := range kernels(t, guest) {
-		t.Run(string(format), func(t *testing.T) {
-			console := boot(t, qemu, bootConfig{
-				kernel: kernel, format: format, memory: 512 << 20, vcpus: 1, initrd: initrd,
-				cmdline: "console=ttyS0 panic=-1 reboot=t no_timer_check",
-				until:   "as init process",
-			})
-			expect(t, console, "Run /init as init process")
-		})
-	}
+	console := boot(t, qemu, bootConfig{
+		kernel: kernels(t, guest)[ELF], format: ELF, memory: 512 << 20, vcpus: 1, initrd: initrd,
+		cmdline: "console=ttyS0 panic=-1 reboot=t no_timer_check",
+		until:   "as init process",
+	})
+	expect(t, console, "Run /init as init process")
 }
 
 func qemuAndGuest(t *testing.T) (qemu, guest string) {
