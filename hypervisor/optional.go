@@ -84,6 +84,31 @@ type Adopter interface {
 	Adopt(ctx context.Context, r Record, book *receipt.Book) (Machine, error)
 }
 
+// Searcher is a Backend that finds machines of which there is no record.
+type Searcher interface {
+	// Strays are what is left of machines with a Config.Dir below dir, which need
+	// not exist, and belongs to nobody: every process that has launched, adopted
+	// or been given it has ended without destroying it. Where a monitor's virtual
+	// machines outlive it, those of ours that have none are among them, whatever
+	// their directory was.
+	//
+	// Nobody owns them, but there may be a record from which somebody will: that
+	// is for the caller to know.
+	Strays(ctx context.Context, dir string) ([]Stray, error)
+}
+
+// Stray is what nobody owns of a machine.
+type Stray struct {
+	// ID and Dir are the machine's, empty where it does not say.
+	ID, Dir string
+	// Process is its monitor, zero where that has ended.
+	Process proc.ID
+	// Destroy ends it, and releases what is known to go with it. What has an owner
+	// again by then is refused with errdefs.ErrFailedPrecondition; what is gone is
+	// no error.
+	Destroy func(ctx context.Context) error
+}
+
 // Checkpointer is a Machine that can be saved. It has been launched with
 // Config.CheckpointDir, or was restored by a backend that can save again.
 type Checkpointer interface {

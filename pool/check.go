@@ -4,55 +4,128 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
 )
 
-// finding is something that nobody owns.
-type finding struct {
-	line   string
+// Kinds of findings.
+const (
+	kindMachine    = "machine"
+	kindEntry      = "entry"
+	kindCheckpoint = "checkpoint"
+)
+
+// Finding is something that nobody owns.
+type Finding struct {
+	// Kind is "machine", "entry" or "checkpoint", Name the entry's or the
+	// checkpoint's; a machine's is that of the entry that it was.
+	Kind, Name string
+	// Why is what is the matter with it.
+	Why string
+
 	remove func(ctx context.Context) error
 }
 
-// findings looks for what is there and should not be. A machine that the pool
-// knows of nothing of would have been one without a receipt, so what is looked
-// for is on disk, and entries that could not be released.
-func (p *Pool) findings() ([]finding, error) {
-	var found []finding
-	entriesRoot := filepath.Join(p.opts.State, entriesDir)
-	ids, err := names(entriesRoot)
+func (f Finding) String() string { return f.Kind + " " + f.Name + ": " + f.Why }
+
+// findings looks for what is there and should not be: on disk, among entries that
+// could not be released, and among the machines of the host.
+func (p *Pool) findings(ctx context.Context) ([]Finding, error) {
+	machines, err := p.strays(ctx)
+	if err != nil {
+		return nil, err
+	}
+	root := filepath.Join(p.opts.State, entriesDir)
+	ids, err := names(root)
+	if err != nil {
+		return nil, err
+	}
+	checkpoints, err := names(filepath.Join(p.opts.Root, checkpointsDir))
 	if err != nil {
 		return nil, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	found := slices.Concat(p.lostMachines(machines), p.lostEntries(root, ids), p.lostCheckpoints(checkpoints))
+	slices.SortFunc(found, func(a, b Finding) int { return strings.Compare(a.String(), b.String()) })
+	return found, nil
+}
+
+// strays are machines that no process attends to and of which the pool knew
+// nothing when it began to look: one that it destroys meanwhile is not among them.
+func (p *Pool) strays(ctx context.Context) ([]hypervisor.Stray, error) {
+	backend, ok := p.opts.Backend.(hypervisor.Searcher)
+	if !ok {
+		return nil, nil
+	}
+	p.mu.Lock()
+	known := maps.Clone(p.entries)
+	p.mu.Unlock()
+	root := filepath.Join(p.opts.State, entriesDir)
+	all, err := backend.Strays(ctx, root)
+	if err != nil {
+		return nil, err
+	}
+	for i := range all {
+		if rel, err := filepath.Rel(root, all[i].Dir); all[i].Dir != "" && err == nil {
+			all[i].ID, _, _ = strings.Cut(rel, string(filepath.Separator))
+		}
+	}
+	return slices.DeleteFunc(all, func(s hypervisor.Stray) bool { return known[s.ID] != nil }), nil
+}
+
+// lostMachines are those of strays of which the pool knows nothing: somebody else
+// has removed their records. What it knows of it releases by itself, or it is a
+// claimant's. The caller holds mu.
+func (p *Pool) lostMachines(strays []hypervisor.Stray) (found []Finding) {
+	for _, s := range strays {
+		if p.entries[s.ID] != nil {
+			continue
+		}
+		why := fmt.Sprintf("process %d runs it, and there is no record of it", s.Process.Pid)
+		if s.Process.Pid == 0 {
+			why = "a virtual machine that no process runs"
+		}
+		found = append(found, Finding{Kind: kindMachine, Name: s.ID, Why: why, remove: s.Destroy})
+	}
+	return found
+}
+
+// lostEntries are those on disk that are not the pool's, or that it could not
+// release. The caller holds mu.
+func (p *Pool) lostEntries(root string, ids []string) (found []Finding) {
 	for _, id := range ids {
-		if e := p.entries[id]; e == nil {
-			dir := filepath.Join(entriesRoot, id)
+		e := p.entries[id]
+		switch {
+		case e == nil:
 			// It may have gone since the directory was read.
-			if _, err := os.Lstat(dir); err != nil {
+			if _, err := os.Lstat(filepath.Join(root, id)); err != nil {
 				continue
 			}
-			found = append(found, finding{
-				line:   "entry " + id + ": on disk, and not one of the pool's",
-				remove: func(ctx context.Context) error { return p.recoverEntry(ctx, filepath.Base(dir)) },
+			found = append(found, Finding{
+				Kind: kindEntry, Name: id, Why: "on disk, and not one of the pool's",
+				remove: func(ctx context.Context) error { return p.recoverEntry(ctx, id) },
 			})
-		} else if e.State == stateDoomed && !e.releasing {
-			found = append(found, finding{
-				line:   "entry " + id + ": could not be released",
+		case e.State == stateDoomed && !e.releasing:
+			found = append(found, Finding{
+				Kind: kindEntry, Name: id, Why: "could not be released",
 				remove: func(ctx context.Context) error { return p.discard(ctx, e) },
 			})
 		}
 	}
-	root := filepath.Join(p.opts.Root, checkpointsDir)
-	checkpoints, err := names(root)
-	if err != nil {
-		return nil, err
-	}
-	for _, id := range checkpoints {
-		dir := filepath.Join(root, id)
+	return found
+}
+
+// lostCheckpoints are those of ids that were not finished, or cannot be used. The
+// caller holds mu.
+func (p *Pool) lostCheckpoints(ids []string) (found []Finding) {
+	for _, id := range ids {
+		dir := filepath.Join(p.opts.Root, checkpointsDir, id)
 		why := ""
 		switch c := p.checkpoints[id]; {
 		case p.savingNow(id), p.removing[strings.TrimPrefix(id, unfinished)]:
@@ -70,12 +143,12 @@ func (p *Pool) findings() ([]finding, error) {
 		if _, err := os.Lstat(dir); err != nil {
 			continue
 		}
-		found = append(found, finding{
-			line:   fmt.Sprintf("checkpoint %s: %s", id, why),
+		found = append(found, Finding{
+			Kind: kindCheckpoint, Name: id, Why: why,
 			remove: func(context.Context) error { return p.forgetCheckpoint(id, dir) },
 		})
 	}
-	return found, nil
+	return found
 }
 
 // savingNow says whether the unfinished checkpoint is being made. The caller
@@ -101,36 +174,30 @@ func (p *Pool) forgetCheckpoint(id, dir string) error {
 	return removeCheckpoint(dir)
 }
 
-// Check lists what nobody owns, a line each, and changes nothing.
-func (p *Pool) Check() ([]string, error) {
-	found, err := p.findings()
+// Check lists what nobody owns, and changes nothing.
+func (p *Pool) Check(ctx context.Context) ([]Finding, error) {
+	found, err := p.findings(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("check: %w", err)
 	}
-	var lines []string
-	for _, f := range found {
-		lines = append(lines, f.line)
-	}
-	slices.Sort(lines)
-	return lines, nil
+	return found, nil
 }
 
 // GC removes what Check lists, and lists what it has removed.
-func (p *Pool) GC(ctx context.Context) ([]string, error) {
-	found, err := p.findings()
+func (p *Pool) GC(ctx context.Context) ([]Finding, error) {
+	found, err := p.findings(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("gc: %w", err)
 	}
-	var lines []string
+	var gone []Finding
 	var errs []error
 	for _, f := range found {
 		if err := f.remove(ctx); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, fmt.Errorf("%s: %w", f.line, err))
+			errs = append(errs, fmt.Errorf("%s: %w", f, err))
 			continue
 		}
-		lines = append(lines, f.line)
+		gone = append(gone, f)
 	}
-	slices.Sort(lines)
 	errs = append(errs, p.removeCheckpoints())
-	return lines, errors.Join(errs...)
+	return gone, errors.Join(errs...)
 }

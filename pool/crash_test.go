@@ -188,7 +188,10 @@ func crashAt(t *testing.T, at string) {
 	if len(found.Lines) > 0 {
 		t.Errorf("the next daemon has lost track: %q", found.Lines)
 	}
-	if left := r.checkpointsOnDisk(); !l.forgotten && !slices.Equal(saved, left) {
+	// The next daemon may have made one that was missing.
+	left := r.checkpointsOnDisk()
+	lost := slices.DeleteFunc(slices.Clone(saved), func(id string) bool { return slices.Contains(left, id) })
+	if !l.forgotten && len(lost) > 0 {
 		t.Errorf("checkpoints were %q, and are %q", saved, left)
 	}
 	s := r.status(l.c)
@@ -285,7 +288,7 @@ func TestHotMachineThatIsNotTakenUp(t *testing.T) {
 	}
 	p := r.open(t.Context())
 	r.eventually(r.noMachines)
-	if found, err := p.Check(); err != nil || len(found) != 0 {
+	if found, err := p.Check(t.Context()); err != nil || len(found) != 0 {
 		t.Errorf("check: %q, %v", found, err)
 	}
 	if left, err := names(entries); err != nil || len(left) != 0 {

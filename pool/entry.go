@@ -65,10 +65,14 @@ type entry struct {
 	releasing bool
 }
 
-const entryName = "entry.json"
+const (
+	entryName = "entry.json"
+	// bookPrefix begins the names of receipt books.
+	bookPrefix = "receipts-"
+)
 
 func (e *entry) bookPath(n int) string {
-	return filepath.Join(e.dir, "receipts-"+strconv.Itoa(n))
+	return filepath.Join(e.dir, bookPrefix+strconv.Itoa(n))
 }
 
 func (e *entry) machineDir() string { return filepath.Join(e.dir, "machine") }

@@ -1,12 +1,14 @@
 package pool
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -42,16 +44,33 @@ func readJSON(path string, v any) error {
 	return nil
 }
 
+// lockPatience is how long a lock may outlive its holder: one that was killed
+// while it started a process is gone before that process has its own program, and
+// has let go of what was open.
+const lockPatience = 2 * time.Second
+
 // lock takes the lock file at path, of which there is one holder on the host.
 // The file stays; the lock goes with the process.
-func lock(path string) (*os.File, error) {
+func lock(ctx context.Context, path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		err = fmt.Errorf("%s is locked: a pool daemon runs already", path)
+	ctx, cancel := context.WithTimeout(ctx, lockPatience)
+	defer cancel()
+	tick := time.NewTicker(lockPatience / 100)
+	defer tick.Stop()
+	for {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			break
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			f.Close()
+			return nil, fmt.Errorf("%s is locked: a pool daemon runs already", path)
+		}
 	}
 	if err != nil {
 		f.Close()

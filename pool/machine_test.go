@@ -59,10 +59,24 @@ func TestMachines(t *testing.T) {
 			t.Errorf("machine %s without a daemon: stopped: %v, %v", id, stopped, err)
 		}
 	}
+	// One of them is forgotten.
+	lost := r.entryDirs()[0]
+	if err := os.RemoveAll(lost); err != nil {
+		t.Fatal(err)
+	}
 	d = r.startDaemon(realEnv + "=1")
 	c = r.serves(d)
-	if s := r.status(c).Templates[0]; s.Hot != 3 || len(waiting) != 3 {
+	if s := r.status(c).Templates[0]; s.Hot != 2 || len(waiting) != 3 {
 		t.Errorf("after the restart: %v, machines %v", s, waiting)
+	}
+	if found := r.check(c); len(found) != 1 || found[0].Kind != kindMachine || found[0].Name != filepath.Base(lost) {
+		t.Errorf("check: %v, want machine %s", found, filepath.Base(lost))
+	}
+	if _, err := c.GC(r.context(), nil); err != nil {
+		t.Error(err)
+	}
+	if found, alive := r.check(c), r.alive(waiting); len(found) != 0 || len(alive) != 2 {
+		t.Errorf("after gc: %v, and of %v there are %v", found, waiting, alive)
 	}
 
 	seen := map[string]bool{}

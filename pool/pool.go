@@ -100,7 +100,7 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 		templates: map[string]*stock{}, entries: map[string]*entry{}, checkpoints: map[string]*checkpoint{}, removing: map[string]bool{},
 		admission: admission{read: opts.Memory, reserve: opts.Reserve},
 	}
-	if p.lock, err = lock(filepath.Join(opts.State, lockName)); err != nil {
+	if p.lock, err = lock(ctx, filepath.Join(opts.State, lockName)); err != nil {
 		stop()
 		return nil, fmt.Errorf("pool: %w", err)
 	}

@@ -146,8 +146,7 @@ func (p *Pool) recoverEntry(ctx context.Context, id string) error {
 		if !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
-		// Before the record nothing is taken, and after its removal nothing is left.
-		return os.RemoveAll(e.dir)
+		return p.recoverNoRecord(ctx, e.dir)
 	}
 	if e.ID != id || e.Machine == nil && e.State != stateMaking {
 		return fmt.Errorf("it is the record of %q, which is %s", e.ID, e.State)
@@ -175,6 +174,31 @@ func (p *Pool) recoverEntry(ctx context.Context, id string) error {
 	}
 	p.doom(ctx, e)
 	return err
+}
+
+// recoverNoRecord removes an entry without a record. Before the record nothing is
+// taken, and after its removal nothing is left; but somebody else may have removed
+// it. A machine of somebody else's has no receipts here.
+func (p *Pool) recoverNoRecord(ctx context.Context, dir string) error {
+	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
+	defer cancel()
+	left, err := names(dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range left {
+		if !strings.HasPrefix(name, bookPrefix) {
+			continue
+		}
+		book, err := receipt.Open(filepath.Join(dir, name))
+		if err == nil {
+			err = book.UndoAll(ctx)
+		}
+		if err != nil {
+			return fmt.Errorf("an entry without a record: %w", err)
+		}
+	}
+	return os.RemoveAll(dir)
 }
 
 // recoverOffered leaves the offer to its claimant, which may be about to confirm

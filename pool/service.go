@@ -133,12 +133,21 @@ func (s *service) Status(context.Context, *emptypb.Empty) (*poolv1.StatusRespons
 	return s.pool.Status()
 }
 
-func (s *service) Check(context.Context, *emptypb.Empty) (*poolv1.Findings, error) {
-	lines, err := s.pool.Check()
-	return &poolv1.Findings{Lines: lines}, err
+func (s *service) Check(ctx context.Context, _ *emptypb.Empty) (*poolv1.Findings, error) {
+	found, err := s.pool.Check(ctx)
+	return findingsOf(found), err
 }
 
 func (s *service) GC(ctx context.Context, _ *emptypb.Empty) (*poolv1.Findings, error) {
-	lines, err := s.pool.GC(ctx)
-	return &poolv1.Findings{Lines: lines}, err
+	gone, err := s.pool.GC(ctx)
+	return findingsOf(gone), err
+}
+
+func findingsOf(list []Finding) *poolv1.Findings {
+	m := &poolv1.Findings{}
+	for _, f := range list {
+		m.Lines = append(m.Lines, f.String())
+		m.Findings = append(m.Findings, &poolv1.Finding{Kind: f.Kind, Name: f.Name, Why: f.Why})
+	}
+	return m
 }

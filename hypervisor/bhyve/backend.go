@@ -59,6 +59,8 @@ type Backend struct {
 	// nowhere yet.
 	openPort  func(context.Context, *receipt.Book) (tap, error)
 	adoptPort func(name, mark string, book *receipt.Book) (tap, error)
+	// tapsOf are the taps of links and ports that a process has open.
+	tapsOf func(ctx context.Context, pid int) ([]receipt.Resource, error)
 	// loader is the program that becomes bhyve, and its first arguments.
 	loader func() ([]string, error)
 }
@@ -71,6 +73,7 @@ func New() Backend {
 	return Backend{
 		vmm: thisHost{vmmapi.ThisHost()}, loader: thisProgram,
 		openLink: openLink, adoptLink: adoptLink, openPort: openPort, adoptPort: adoptPort,
+		tapsOf: tapsOf,
 	}
 }
 

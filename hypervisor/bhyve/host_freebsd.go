@@ -40,6 +40,8 @@ func adoptPort(name, mark string, book *receipt.Book) (tap, error) {
 	return p, nil
 }
 
+func tapsOf(ctx context.Context, pid int) ([]receipt.Resource, error) { return link.OpenedBy(ctx, pid) }
+
 // processorModel is the processor by its name: FreeBSD tells guests of all
 // that it has.
 func processorModel() (string, error) { return unix.Sysctl("hw.model") }

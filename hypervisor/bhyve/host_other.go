@@ -20,6 +20,8 @@ func openPort(context.Context, *receipt.Book) (tap, error) { return nil, errNoTa
 
 func adoptPort(string, string, *receipt.Book) (tap, error) { return nil, errNoTap }
 
+func tapsOf(context.Context, int) ([]receipt.Resource, error) { return nil, errNoTap }
+
 func processorModel() (string, error) {
 	return "", fmt.Errorf("the processor under vmm(4): %w", errdefs.ErrNotImplemented)
 }

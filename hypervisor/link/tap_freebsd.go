@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 	"unsafe"
 
@@ -191,5 +192,39 @@ func (t *heldTap) Close() error {
 	return t.line.Undo(ctx)
 }
 
+// markPrefix begins the description of every tap that is a link's or a port's.
+const markPrefix = "containerd-shim-bhyve "
+
 // newMark is a description that no other tap has.
-func newMark() string { return "containerd-shim-bhyve " + uuid.NewString() }
+func newMark() string { return markPrefix + uuid.NewString() }
+
+// OpenedBy are the taps of links, and of ports that nobody has taken, which the
+// process has open: what is to be undone when it has ended and left no record.
+func OpenedBy(ctx context.Context, pid int) ([]receipt.Resource, error) {
+	names, err := run(ctx, "/sbin/ifconfig", "-g", Group)
+	if err != nil {
+		return nil, err
+	}
+	var taps []receipt.Resource
+	for name := range strings.FieldsSeq(string(names)) {
+		mark, err := description(name)
+		if errors.Is(err, unix.ENXIO) || err == nil && !strings.HasPrefix(mark, markPrefix) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("tap %s: %w", name, err)
+		}
+		// tap(4) tells it in words alone (tuntap_ioctl, SIOCGIFSTATUS).
+		said, err := run(ctx, "/sbin/ifconfig", name)
+		if err != nil {
+			if _, err := description(name); errors.Is(err, unix.ENXIO) {
+				continue
+			}
+			return nil, err
+		}
+		if slices.Contains(strings.Split(string(said), "\n"), fmt.Sprintf("\tOpened by PID %d", pid)) {
+			taps = append(taps, tapReceipt{Name: name, Mark: mark})
+		}
+	}
+	return taps, nil
+}

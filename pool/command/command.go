@@ -45,8 +45,8 @@ func New(backend hypervisor.Backend) *cli.Command {
 			evictCommand(),
 			simple("drain", "make and hand out nothing more, and destroy what waits", drain),
 			simple("resume", "end a drain", resume),
-			simple("check", "list what nobody owns; the exit status is 1 if there is anything", check),
-			simple("gc", "remove what check lists", gc),
+			searching("check", "list what nobody owns; the exit status is 1 if there is anything", check),
+			searching("gc", "remove what check lists", gc),
 			benchCommand(backend),
 		},
 	}
@@ -55,6 +55,13 @@ func New(backend hypervisor.Backend) *cli.Command {
 // simple is a command without arguments.
 func simple(name, usage string, action func(context.Context, *cli.Command, *client.Client) error) *cli.Command {
 	return &cli.Command{Name: name, Usage: usage, Action: connected(0, 0, callTimeout, action)}
+}
+
+// searching is a simple command that tells of findings.
+func searching(name, usage string, action func(context.Context, *cli.Command, *client.Client) error) *cli.Command {
+	c := simple(name, usage, action)
+	c.Flags = []cli.Flag{&cli.BoolFlag{Name: "json", Usage: "for a program to read"}}
+	return c
 }
 
 // connected is an action on a connection to the daemon, with at least low and at
@@ -151,22 +158,41 @@ func check(ctx context.Context, c *cli.Command, conn *client.Client) error {
 	if err != nil {
 		return err
 	}
-	if len(found.Lines) == 0 {
-		fmt.Fprintln(c.Root().Writer, "nothing")
-		return nil
+	if err := printFindings(c, found, "nothing", ""); err != nil {
+		return err
 	}
-	for _, line := range found.Lines {
-		fmt.Fprintln(c.Root().Writer, line)
+	if len(found.Findings) > 0 {
+		return errFound
 	}
-	return errFound
+	return nil
 }
 
 func gc(ctx context.Context, c *cli.Command, conn *client.Client) error {
-	found, err := conn.GC(ctx, nil)
-	for _, line := range found.GetLines() {
-		fmt.Fprintln(c.Root().Writer, "removed:", line)
+	gone, err := conn.GC(ctx, nil)
+	if err != nil {
+		return err
 	}
-	return err
+	return printFindings(c, gone, "", "removed: ")
+}
+
+// printFindings prints a line each, with a prefix, or none if there are none.
+func printFindings(c *cli.Command, found *poolv1.Findings, none, prefix string) error {
+	w := c.Root().Writer
+	if c.Bool("json") {
+		data, err := printJSON.Marshal(found)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(w, "%s\n", data)
+		return err
+	}
+	if len(found.Lines) == 0 && none != "" {
+		fmt.Fprintln(w, none)
+	}
+	for _, line := range found.Lines {
+		fmt.Fprintln(w, prefix+line)
+	}
+	return nil
 }
 
 func table(c *cli.Command) *tabwriter.Writer {

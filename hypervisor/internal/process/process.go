@@ -60,13 +60,13 @@ func newProcess(dir string) *Process {
 
 // New returns a process that is yet to be started, with a working directory,
 // where its outputs are too, and an environment that holds nothing of the
-// caller's.
+// caller's and names that directory, see Unattended.
 func New(dir, program string, args ...string) *Process {
 	p := newProcess(dir)
 	p.Cmd = exec.Command(program, args...)
 	p.Cmd.Dir = dir
 	// Errors in English.
-	p.Cmd.Env = []string{"LC_ALL=C"}
+	p.Cmd.Env = []string{"LC_ALL=C", dirEnv + "=" + dir}
 	// Out of reach of a terminal's Ctrl-C: the owner decides when it ends. A
 	// session of its own, as a process group is orphaned by the end of a parent in
 	// the same session, and the members of one that are stopped are then sent

@@ -1243,10 +1243,12 @@ func (x *Memory) GetPromised() uint64 {
 	return 0
 }
 
-// Findings are what nobody owns, a line each.
+// Findings are what nobody owns.
 type Findings struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Lines         []string               `protobuf:"bytes,1,rep,name=lines,proto3" json:"lines,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// lines are the findings in words, in order.
+	Lines         []string   `protobuf:"bytes,1,rep,name=lines,proto3" json:"lines,omitempty"`
+	Findings      []*Finding `protobuf:"bytes,2,rep,name=findings,proto3" json:"findings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1286,6 +1288,78 @@ func (x *Findings) GetLines() []string {
 		return x.Lines
 	}
 	return nil
+}
+
+func (x *Findings) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+// Finding is one thing that nobody owns.
+type Finding struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// kind is "machine", "entry" or "checkpoint".
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// name is the entry's or the checkpoint's; a machine's is that of the entry
+	// that it was.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// why is what is the matter with it.
+	Why           string `protobuf:"bytes,3,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Finding) Reset() {
+	*x = Finding{}
+	mi := &file_pool_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Finding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Finding) ProtoMessage() {}
+
+func (x *Finding) ProtoReflect() protoreflect.Message {
+	mi := &file_pool_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Finding.ProtoReflect.Descriptor instead.
+func (*Finding) Descriptor() ([]byte, []int) {
+	return file_pool_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Finding) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Finding) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Finding) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
 }
 
 var File_pool_proto protoreflect.FileDescriptor
@@ -1388,9 +1462,14 @@ const file_pool_proto_rawDesc = "" +
 	"\x05total\x18\x01 \x01(\x04R\x05total\x12\x1c\n" +
 	"\tavailable\x18\x02 \x01(\x04R\tavailable\x12\x18\n" +
 	"\areserve\x18\x03 \x01(\x04R\areserve\x12\x1a\n" +
-	"\bpromised\x18\x04 \x01(\x04R\bpromised\" \n" +
+	"\bpromised\x18\x04 \x01(\x04R\bpromised\"_\n" +
 	"\bFindings\x12\x14\n" +
-	"\x05lines\x18\x01 \x03(\tR\x05lines*H\n" +
+	"\x05lines\x18\x01 \x03(\tR\x05lines\x12=\n" +
+	"\bfindings\x18\x02 \x03(\v2!.containerd.bhyve.pool.v1.FindingR\bfindings\"C\n" +
+	"\aFinding\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03why\x18\x03 \x01(\tR\x03why*H\n" +
 	"\x04Tier\x12\x14\n" +
 	"\x10TIER_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bTIER_HOT\x10\x01\x12\r\n" +
@@ -1425,7 +1504,7 @@ func file_pool_proto_rawDescGZIP() []byte {
 }
 
 var file_pool_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_pool_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_pool_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_pool_proto_goTypes = []any{
 	(Tier)(0),                     // 0: containerd.bhyve.pool.v1.Tier
 	(*Shape)(nil),                 // 1: containerd.bhyve.pool.v1.Shape
@@ -1445,56 +1524,58 @@ var file_pool_proto_goTypes = []any{
 	(*Checkpoint)(nil),            // 15: containerd.bhyve.pool.v1.Checkpoint
 	(*Memory)(nil),                // 16: containerd.bhyve.pool.v1.Memory
 	(*Findings)(nil),              // 17: containerd.bhyve.pool.v1.Findings
-	(*durationpb.Duration)(nil),   // 18: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
-	(*emptypb.Empty)(nil),         // 20: google.protobuf.Empty
+	(*Finding)(nil),               // 18: containerd.bhyve.pool.v1.Finding
+	(*durationpb.Duration)(nil),   // 19: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*emptypb.Empty)(nil),         // 21: google.protobuf.Empty
 }
 var file_pool_proto_depIdxs = []int32{
 	1,  // 0: containerd.bhyve.pool.v1.Template.shape:type_name -> containerd.bhyve.pool.v1.Shape
-	18, // 1: containerd.bhyve.pool.v1.Template.idle_timeout:type_name -> google.protobuf.Duration
+	19, // 1: containerd.bhyve.pool.v1.Template.idle_timeout:type_name -> google.protobuf.Duration
 	1,  // 2: containerd.bhyve.pool.v1.ClaimRequest.shape:type_name -> containerd.bhyve.pool.v1.Shape
 	3,  // 3: containerd.bhyve.pool.v1.ClaimRequest.claimant:type_name -> containerd.bhyve.pool.v1.Process
 	0,  // 4: containerd.bhyve.pool.v1.ClaimResponse.tier:type_name -> containerd.bhyve.pool.v1.Tier
-	18, // 5: containerd.bhyve.pool.v1.ClaimResponse.age:type_name -> google.protobuf.Duration
+	19, // 5: containerd.bhyve.pool.v1.ClaimResponse.age:type_name -> google.protobuf.Duration
 	3,  // 6: containerd.bhyve.pool.v1.EntryRequest.claimant:type_name -> containerd.bhyve.pool.v1.Process
 	2,  // 7: containerd.bhyve.pool.v1.AddTemplateRequest.template:type_name -> containerd.bhyve.pool.v1.Template
 	14, // 8: containerd.bhyve.pool.v1.StatusResponse.templates:type_name -> containerd.bhyve.pool.v1.TemplateStatus
 	16, // 9: containerd.bhyve.pool.v1.StatusResponse.memory:type_name -> containerd.bhyve.pool.v1.Memory
-	19, // 10: containerd.bhyve.pool.v1.StatusResponse.since:type_name -> google.protobuf.Timestamp
+	20, // 10: containerd.bhyve.pool.v1.StatusResponse.since:type_name -> google.protobuf.Timestamp
 	2,  // 11: containerd.bhyve.pool.v1.TemplateStatus.template:type_name -> containerd.bhyve.pool.v1.Template
 	15, // 12: containerd.bhyve.pool.v1.TemplateStatus.checkpoint:type_name -> containerd.bhyve.pool.v1.Checkpoint
-	19, // 13: containerd.bhyve.pool.v1.Checkpoint.made:type_name -> google.protobuf.Timestamp
-	4,  // 14: containerd.bhyve.pool.v1.Pool.Claim:input_type -> containerd.bhyve.pool.v1.ClaimRequest
-	6,  // 15: containerd.bhyve.pool.v1.Pool.Confirm:input_type -> containerd.bhyve.pool.v1.EntryRequest
-	6,  // 16: containerd.bhyve.pool.v1.Pool.Abandon:input_type -> containerd.bhyve.pool.v1.EntryRequest
-	7,  // 17: containerd.bhyve.pool.v1.Pool.AddTemplate:input_type -> containerd.bhyve.pool.v1.AddTemplateRequest
-	8,  // 18: containerd.bhyve.pool.v1.Pool.RemoveTemplate:input_type -> containerd.bhyve.pool.v1.TemplateRequest
-	9,  // 19: containerd.bhyve.pool.v1.Pool.Warm:input_type -> containerd.bhyve.pool.v1.WarmRequest
-	8,  // 20: containerd.bhyve.pool.v1.Pool.Checkpoint:input_type -> containerd.bhyve.pool.v1.TemplateRequest
-	11, // 21: containerd.bhyve.pool.v1.Pool.Evict:input_type -> containerd.bhyve.pool.v1.EvictRequest
-	20, // 22: containerd.bhyve.pool.v1.Pool.Drain:input_type -> google.protobuf.Empty
-	20, // 23: containerd.bhyve.pool.v1.Pool.Resume:input_type -> google.protobuf.Empty
-	20, // 24: containerd.bhyve.pool.v1.Pool.Status:input_type -> google.protobuf.Empty
-	20, // 25: containerd.bhyve.pool.v1.Pool.Check:input_type -> google.protobuf.Empty
-	20, // 26: containerd.bhyve.pool.v1.Pool.GC:input_type -> google.protobuf.Empty
-	5,  // 27: containerd.bhyve.pool.v1.Pool.Claim:output_type -> containerd.bhyve.pool.v1.ClaimResponse
-	20, // 28: containerd.bhyve.pool.v1.Pool.Confirm:output_type -> google.protobuf.Empty
-	20, // 29: containerd.bhyve.pool.v1.Pool.Abandon:output_type -> google.protobuf.Empty
-	2,  // 30: containerd.bhyve.pool.v1.Pool.AddTemplate:output_type -> containerd.bhyve.pool.v1.Template
-	20, // 31: containerd.bhyve.pool.v1.Pool.RemoveTemplate:output_type -> google.protobuf.Empty
-	10, // 32: containerd.bhyve.pool.v1.Pool.Warm:output_type -> containerd.bhyve.pool.v1.Progress
-	20, // 33: containerd.bhyve.pool.v1.Pool.Checkpoint:output_type -> google.protobuf.Empty
-	12, // 34: containerd.bhyve.pool.v1.Pool.Evict:output_type -> containerd.bhyve.pool.v1.EvictResponse
-	12, // 35: containerd.bhyve.pool.v1.Pool.Drain:output_type -> containerd.bhyve.pool.v1.EvictResponse
-	20, // 36: containerd.bhyve.pool.v1.Pool.Resume:output_type -> google.protobuf.Empty
-	13, // 37: containerd.bhyve.pool.v1.Pool.Status:output_type -> containerd.bhyve.pool.v1.StatusResponse
-	17, // 38: containerd.bhyve.pool.v1.Pool.Check:output_type -> containerd.bhyve.pool.v1.Findings
-	17, // 39: containerd.bhyve.pool.v1.Pool.GC:output_type -> containerd.bhyve.pool.v1.Findings
-	27, // [27:40] is the sub-list for method output_type
-	14, // [14:27] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	20, // 13: containerd.bhyve.pool.v1.Checkpoint.made:type_name -> google.protobuf.Timestamp
+	18, // 14: containerd.bhyve.pool.v1.Findings.findings:type_name -> containerd.bhyve.pool.v1.Finding
+	4,  // 15: containerd.bhyve.pool.v1.Pool.Claim:input_type -> containerd.bhyve.pool.v1.ClaimRequest
+	6,  // 16: containerd.bhyve.pool.v1.Pool.Confirm:input_type -> containerd.bhyve.pool.v1.EntryRequest
+	6,  // 17: containerd.bhyve.pool.v1.Pool.Abandon:input_type -> containerd.bhyve.pool.v1.EntryRequest
+	7,  // 18: containerd.bhyve.pool.v1.Pool.AddTemplate:input_type -> containerd.bhyve.pool.v1.AddTemplateRequest
+	8,  // 19: containerd.bhyve.pool.v1.Pool.RemoveTemplate:input_type -> containerd.bhyve.pool.v1.TemplateRequest
+	9,  // 20: containerd.bhyve.pool.v1.Pool.Warm:input_type -> containerd.bhyve.pool.v1.WarmRequest
+	8,  // 21: containerd.bhyve.pool.v1.Pool.Checkpoint:input_type -> containerd.bhyve.pool.v1.TemplateRequest
+	11, // 22: containerd.bhyve.pool.v1.Pool.Evict:input_type -> containerd.bhyve.pool.v1.EvictRequest
+	21, // 23: containerd.bhyve.pool.v1.Pool.Drain:input_type -> google.protobuf.Empty
+	21, // 24: containerd.bhyve.pool.v1.Pool.Resume:input_type -> google.protobuf.Empty
+	21, // 25: containerd.bhyve.pool.v1.Pool.Status:input_type -> google.protobuf.Empty
+	21, // 26: containerd.bhyve.pool.v1.Pool.Check:input_type -> google.protobuf.Empty
+	21, // 27: containerd.bhyve.pool.v1.Pool.GC:input_type -> google.protobuf.Empty
+	5,  // 28: containerd.bhyve.pool.v1.Pool.Claim:output_type -> containerd.bhyve.pool.v1.ClaimResponse
+	21, // 29: containerd.bhyve.pool.v1.Pool.Confirm:output_type -> google.protobuf.Empty
+	21, // 30: containerd.bhyve.pool.v1.Pool.Abandon:output_type -> google.protobuf.Empty
+	2,  // 31: containerd.bhyve.pool.v1.Pool.AddTemplate:output_type -> containerd.bhyve.pool.v1.Template
+	21, // 32: containerd.bhyve.pool.v1.Pool.RemoveTemplate:output_type -> google.protobuf.Empty
+	10, // 33: containerd.bhyve.pool.v1.Pool.Warm:output_type -> containerd.bhyve.pool.v1.Progress
+	21, // 34: containerd.bhyve.pool.v1.Pool.Checkpoint:output_type -> google.protobuf.Empty
+	12, // 35: containerd.bhyve.pool.v1.Pool.Evict:output_type -> containerd.bhyve.pool.v1.EvictResponse
+	12, // 36: containerd.bhyve.pool.v1.Pool.Drain:output_type -> containerd.bhyve.pool.v1.EvictResponse
+	21, // 37: containerd.bhyve.pool.v1.Pool.Resume:output_type -> google.protobuf.Empty
+	13, // 38: containerd.bhyve.pool.v1.Pool.Status:output_type -> containerd.bhyve.pool.v1.StatusResponse
+	17, // 39: containerd.bhyve.pool.v1.Pool.Check:output_type -> containerd.bhyve.pool.v1.Findings
+	17, // 40: containerd.bhyve.pool.v1.Pool.GC:output_type -> containerd.bhyve.pool.v1.Findings
+	28, // [28:41] is the sub-list for method output_type
+	15, // [15:28] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_pool_proto_init() }
@@ -1508,7 +1589,7 @@ func file_pool_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pool_proto_rawDesc), len(file_pool_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

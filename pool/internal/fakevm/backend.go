@@ -5,6 +5,7 @@ package fakevm
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -39,6 +40,7 @@ var (
 	_ hypervisor.Backend  = Backend{}
 	_ hypervisor.Adopter  = Backend{}
 	_ hypervisor.Restorer = Backend{}
+	_ hypervisor.Searcher = Backend{}
 )
 
 // Name implements hypervisor.Backend.
@@ -97,7 +99,12 @@ func (b Backend) start(cfg hypervisor.Config, from string, book *receipt.Book) (
 	// A session of its own: the kernel continues stopped process groups that are
 	// orphaned by the end of a parent in the same one.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if m.attended, err = os.Create(filepath.Join(cfg.Dir, attendedName)); err != nil {
+		return nil, errors.Join(err, m.line.Strike())
+	}
+	cmd.ExtraFiles = []*os.File{m.attended}
 	if err := cmd.Start(); err != nil {
+		m.attended.Close()
 		return nil, errors.Join(err, m.line.Strike())
 	}
 	go func() {
@@ -131,11 +138,40 @@ func (b Backend) Adopt(ctx context.Context, r hypervisor.Record, book *receipt.B
 	if m.line, err = book.Write(&proc.Receipt{ID: r.Process, Arg: r.Mark}); err != nil {
 		return nil, err
 	}
+	if m.attended, err = os.Open(filepath.Join(r.Dir, attendedName)); err != nil {
+		return nil, errors.Join(err, m.line.Strike())
+	}
 	go func() {
 		_ = r.Process.Wait(context.Background())
 		close(m.done)
 	}()
 	return m, nil
+}
+
+// Strays implements hypervisor.Searcher.
+func (b Backend) Strays(_ context.Context, dir string) ([]hypervisor.Stray, error) {
+	all, err := proc.WithEnv(bornEnv)
+	if err != nil {
+		return nil, err
+	}
+	var strays []hypervisor.Stray
+	for id, data := range all {
+		var of birth
+		if err := json.Unmarshal([]byte(data), &of); err != nil {
+			return nil, err
+		}
+		if rel, err := filepath.Rel(dir, of.Dir); err != nil || !filepath.IsLocal(rel) {
+			continue
+		}
+		attended, err := id.Shares(attendedFD)
+		if err != nil && !errdefs.IsNotFound(err) {
+			return nil, err
+		}
+		if err == nil && !attended {
+			strays = append(strays, hypervisor.Stray{Dir: of.Dir, Process: id, Destroy: id.Kill})
+		}
+	}
+	return strays, nil
 }
 
 // machine is one process.
@@ -145,10 +181,18 @@ type machine struct {
 	mark    string
 	id      proc.ID
 	done    chan struct{}
+	// attended is a file that the process and whoever owns it have open.
+	attended *os.File
 
 	mu   sync.Mutex
 	line *receipt.Receipt
 }
+
+// The file's name in the machine's directory, and its number in the process.
+const (
+	attendedName = "attended"
+	attendedFD   = 3
+)
 
 var (
 	_ hypervisor.Machine      = (*machine)(nil)
@@ -183,6 +227,7 @@ func (m *machine) Destroy(ctx context.Context) error {
 	if err := m.id.Kill(ctx); err != nil {
 		return err
 	}
+	m.attended.Close()
 	return line.Strike()
 }
 
@@ -211,6 +256,7 @@ func (m *machine) Disown() error {
 	line := m.line
 	m.line = nil
 	m.mu.Unlock()
+	m.attended.Close()
 	return line.Strike()
 }
 
