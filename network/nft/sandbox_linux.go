@@ -103,19 +103,9 @@ func (t Table) Remove(s Sandbox) error {
 	if b.err != nil {
 		return fmt.Errorf("nftables: remove rules of %s: %w", s.Name, b.err)
 	}
-	if err := flush(b.Conn, "remove rules of "+s.Name); err != nil {
-		return err
-	}
-	// Some kernels take this chain away with its device.
-	b.DelChain(&nftables.Chain{Table: t.netdev(), Name: s.Name})
-	if err := flush(b.Conn, "remove "+s.Name); err != nil && !errors.Is(err, unix.ENOENT) {
-		return err
-	}
-	b.DeleteObject(&nftables.NamedObj{Table: t.netdev(), Name: s.spoofed(), Type: nftables.ObjTypeCounter})
-	if err := flush(b.Conn, "remove "+s.spoofed()); err != nil && !errors.Is(err, unix.ENOENT) {
-		return err
-	}
-	return nil
+	// All in one: each transaction that removes something makes this wait until no
+	// processor can look at it any more.
+	return flush(b.Conn, "remove rules of "+s.Name)
 }
 
 // RemoveAll is Remove for a sandbox of which only the name is known.
@@ -318,5 +308,18 @@ func (b *batch) remove(old []*nftables.Set, ports []nftables.SetElement) {
 	}
 	counter := &nftables.NamedObj{Table: b.ip, Name: b.sandbox.denied(), Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}}
 	b.AddObj(counter)
+	b.DeleteObject(counter)
+	b.removeIngress()
+}
+
+// removeIngress removes what is at the tap. Some kernels take the chain away with
+// its device, so it too is added first: without a hook, which changes none that is
+// there.
+func (b *batch) removeIngress() {
+	table := b.AddTable(b.table.netdev())
+	chain := b.AddChain(&nftables.Chain{Table: table, Name: b.sandbox.Name})
+	counter := &nftables.NamedObj{Table: table, Name: b.sandbox.spoofed(), Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}}
+	b.AddObj(counter)
+	b.DelChain(chain)
 	b.DeleteObject(counter)
 }
