@@ -36,7 +36,7 @@ func TestNetwork(t *testing.T) {
 	}
 }
 
-func ether(dst, src net.HardwareAddr, etherType uint16, payload ...[]byte) string {
+func ether(dst, src []byte, etherType uint16, payload ...[]byte) string {
 	return hex.EncodeToString(slices.Concat(dst, src, binary.BigEndian.AppendUint16(nil, etherType), slices.Concat(payload...)))
 }
 
@@ -56,7 +56,7 @@ func datagram(src, dst netip.Addr, port, fragment uint16) []byte {
 }
 
 // claim is an ARP answer: an address is at a hardware address.
-func claim(mac net.HardwareAddr, addr netip.Addr) []byte {
+func claim(mac []byte, addr netip.Addr) []byte {
 	return slices.Concat([]byte{0, 1, 8, 0, 6, 4, 0, 2}, mac, addr.AsSlice(), mac, addr.AsSlice())
 }
 
@@ -121,7 +121,7 @@ func testHostileGuest(r *rig) {
 		r.Fatal(err)
 	}
 	for _, nb := range neighbours {
-		if slices.Equal(nb.HardwareAddr, stranger) || slices.Equal(nb.HardwareAddr, b.MAC) && !nb.IP.Equal(b.Address.AsSlice()) {
+		if slices.Equal(nb.HardwareAddr, stranger) || slices.Equal(nb.HardwareAddr, net.HardwareAddr(b.MAC)) && !nb.IP.Equal(b.Address.AsSlice()) {
 			r.Errorf("the host believes that %s is at %s", nb.IP, nb.HardwareAddr)
 		}
 	}

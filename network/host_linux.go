@@ -127,7 +127,7 @@ func setKnob(path, value string) error {
 }
 
 func (h *linux) sandbox(r *record, p *policy.Compiled) nft.Sandbox {
-	return nft.Sandbox{Name: r.Anchor, Tap: r.Tap, Address: r.Address, MAC: r.MAC, Policy: p}
+	return nft.Sandbox{Name: r.Anchor, Tap: r.Tap, Address: r.Address, MAC: net.HardwareAddr(r.MAC), Policy: p}
 }
 
 func (h *linux) attach(_ context.Context, r *record, p *policy.Compiled) error {
@@ -226,7 +226,7 @@ func (h *linux) join(tap netlink.Link, r *record) error {
 	}
 	err = netlink.NeighSet(&netlink.Neigh{
 		LinkIndex: tap.Attrs().Index, Family: unix.AF_BRIDGE, State: netlink.NUD_PERMANENT | netlink.NUD_NOARP,
-		Flags: netlink.NTF_MASTER, HardwareAddr: r.MAC,
+		Flags: netlink.NTF_MASTER, HardwareAddr: net.HardwareAddr(r.MAC),
 	})
 	if err != nil {
 		return fmt.Errorf("forwarding entry: %w", err)

@@ -21,7 +21,7 @@ var everybody = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 
 func be16(n uint16) []byte { return binary.BigEndian.AppendUint16(nil, n) }
 
-func frame(dst, src net.HardwareAddr, etherType uint16, payload []byte) []byte {
+func frame(dst, src []byte, etherType uint16, payload []byte) []byte {
 	return slices.Concat(frameHeader, dst, src, be16(etherType), payload)
 }
 
@@ -42,7 +42,7 @@ func udp(from, to uint16, payload string) []byte {
 	return slices.Concat(be16(from), be16(to), be16(uint16(8+len(payload))), be16(0), []byte(payload))
 }
 
-func arpPacket(op uint16, senderMAC net.HardwareAddr, sender netip.Addr, targetMAC net.HardwareAddr, target netip.Addr) []byte {
+func arpPacket(op uint16, senderMAC []byte, sender netip.Addr, targetMAC []byte, target netip.Addr) []byte {
 	return slices.Concat([]byte{0, 1, 8, 0, 6, 4}, be16(op), senderMAC, sender.AsSlice(), targetMAC, target.AsSlice())
 }
 

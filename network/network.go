@@ -154,7 +154,7 @@ func (n *Network) newRecord(req Request, p policy.Policy) (*record, error) {
 	}
 	r := &record{Policy: p, Result: Result{
 		ID: id, Bridge: n.cfg.Bridge, Tap: n.host.tap(addr, req.Port), Anchor: anchorName(id),
-		Address: addr, MAC: macOf(addr), Gateway: n.cfg.Gateway, MTU: n.cfg.MTU, DNS: n.cfg.resolvers(),
+		Address: addr, MAC: MAC(macOf(addr)), Gateway: n.cfg.Gateway, MTU: n.cfg.MTU, DNS: n.cfg.resolvers(),
 		NetNS: req.NetNS, Interface: req.Interface, Network: req.Network,
 	}}
 	if err := n.store.save(r); err != nil {

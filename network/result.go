@@ -46,18 +46,33 @@ type Result struct {
 	Anchor string `json:"anchor"`
 	// Address is the guest's, MAC its hardware address. The guest is the only one
 	// in its network: whatever it sends, it sends to Gateway.
-	Address netip.Addr       `json:"address"`
-	MAC     net.HardwareAddr `json:"-"`
-	Gateway netip.Addr       `json:"gateway"`
-	MTU     int              `json:"mtu"`
-	DNS     []netip.Addr     `json:"dns,omitempty"`
+	Address netip.Addr   `json:"address"`
+	MAC     MAC          `json:"mac"`
+	Gateway netip.Addr   `json:"gateway"`
+	MTU     int          `json:"mtu"`
+	DNS     []netip.Addr `json:"dns,omitempty"`
 	// NetNS, Interface and Network are the request's.
 	NetNS     string `json:"netns,omitempty"`
 	Interface string `json:"interface,omitempty"`
 	Network   string `json:"network,omitempty"`
 }
 
-// CNI is the result in CNI's format, of version 1.0.0 of its specification.
+// MAC is a hardware address, in JSON as text: "02:cb:0a:4d:00:0a".
+type MAC net.HardwareAddr
+
+func (m MAC) String() string { return net.HardwareAddr(m).String() }
+
+// MarshalText implements encoding.TextMarshaler.
+func (m MAC) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (m *MAC) UnmarshalText(text []byte) error {
+	addr, err := net.ParseMAC(string(text))
+	*m = MAC(addr)
+	return err
+}
+
+// CNI is the result in CNI's format, of version 1.1.0 of its specification.
 // guest is the name of the interface in the guest, netns that of the namespace
 // that CNI was given.
 func (r *Result) CNI(guest, netns string) *current.Result {

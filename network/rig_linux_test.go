@@ -125,7 +125,7 @@ func (r *rig) plug(g *guest) (inside *os.File) {
 		}
 		link, err := netlink.LinkByName("eth0")
 		if err == nil {
-			err = netlink.LinkSetHardwareAddr(link, g.MAC)
+			err = netlink.LinkSetHardwareAddr(link, net.HardwareAddr(g.MAC))
 		}
 		if err == nil {
 			err = errors.Join(up("lo"), up("eth0", g.Address.String()+"/32"))

@@ -154,7 +154,10 @@ func (s store) load(id string) (*record, error) {
 	if err := json.Unmarshal(data, r); err != nil {
 		return nil, fmt.Errorf("network of %s: record: %w", id, err)
 	}
-	r.MAC = macOf(r.Address)
+	if r.MAC == nil {
+		// Earlier versions did not write it down.
+		r.MAC = MAC(macOf(r.Address))
+	}
 	return r, nil
 }
 

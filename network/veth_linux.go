@@ -30,7 +30,7 @@ func (h *linux) addVeth(r *record) (netlink.Link, error) {
 	}
 	err = netlink.LinkAdd(&netlink.Veth{
 		LinkAttrs: netlink.LinkAttrs{Name: r.Tap, MTU: r.MTU},
-		PeerName:  r.Interface, PeerMTU: uint32(r.MTU), PeerHardwareAddr: r.MAC, PeerNamespace: netlink.NsFd(ns.Fd()),
+		PeerName:  r.Interface, PeerMTU: uint32(r.MTU), PeerHardwareAddr: net.HardwareAddr(r.MAC), PeerNamespace: netlink.NsFd(ns.Fd()),
 	})
 	if err != nil {
 		return nil, err

@@ -11,6 +11,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/pelletier/go-toml/v2"
 	"github.com/urfave/cli/v3"
 
@@ -26,6 +27,7 @@ const (
 	configFlag = "config"
 	jsonFlag   = "json"
 	policyFlag = "policy"
+	formatFlag = "format"
 	repairFlag = "repair"
 )
 
@@ -48,8 +50,12 @@ func New() *cli.Command {
 			{Name: "list", Usage: "list sandboxes with their addresses and counters", Action: on(0, list)},
 			{Name: "show", Usage: "show one sandbox, with its policy", ArgsUsage: "ID", Action: on(1, show)},
 			{
-				Name: "add", Usage: "give a sandbox a network, or complete it, and print it as KEY=VALUE", ArgsUsage: "ID",
-				Flags: []cli.Flag{&cli.StringFlag{Name: policyFlag, Usage: "its policy, a TOML or JSON `FILE`; - for standard input"}}, Action: on(1, add),
+				Name: "add", Usage: "give a sandbox a network, or complete it, and print it", ArgsUsage: "ID",
+				Flags: []cli.Flag{
+					&cli.StringFlag{Name: policyFlag, Usage: "its policy, a TOML or JSON `FILE`; - for standard input"},
+					&cli.StringFlag{Name: formatFlag, Usage: "print it as `FORMAT`: env, which is KEY=VALUE, json, or cni, the result format of CNI (default: env, or json with --json)"},
+				},
+				Action: on(1, add),
 			},
 			{Name: "del", Usage: "take a sandbox's network away", ArgsUsage: "ID", Action: on(1, del)},
 			{
@@ -100,6 +106,10 @@ func output(c *cli.Command, v any, text func(io.Writer) error) error {
 	if !c.Bool(jsonFlag) {
 		return text(w)
 	}
+	return writeJSON(w, v)
+}
+
+func writeJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
 	return e.Encode(v)
@@ -155,7 +165,30 @@ func show(ctx context.Context, c *cli.Command, n *network.Network) error {
 	})
 }
 
+// printers print a sandbox's network, by the name of the format.
+var printers = map[string]func(io.Writer, *network.Result) error{
+	"env":  func(w io.Writer, r *network.Result) error { _, err := w.Write(r.Env()); return err },
+	"json": func(w io.Writer, r *network.Result) error { return writeJSON(w, r) },
+	// A machine is what the interface is in; there is no network namespace to name.
+	"cni": func(w io.Writer, r *network.Result) error { return writeJSON(w, r.CNI(guestInterface, r.ID)) },
+}
+
+// guestInterface is what the shim has the interface called in a guest.
+const guestInterface = "eth0"
+
 func add(ctx context.Context, c *cli.Command, n *network.Network) error {
+	format := "env"
+	switch {
+	case c.String(formatFlag) != "":
+		format = c.String(formatFlag)
+	case c.Bool(jsonFlag):
+		format = "json"
+	}
+	// Before anything is made that would not be told of.
+	printer, ok := printers[format]
+	if !ok {
+		return fmt.Errorf("format %q: want env, json or cni: %w", format, errdefs.ErrInvalidArgument)
+	}
 	r := network.Request{ID: c.Args().First()}
 	if file := c.String(policyFlag); file != "" {
 		p, err := readPolicy(c, file)
@@ -168,10 +201,7 @@ func add(ctx context.Context, c *cli.Command, n *network.Network) error {
 	if err != nil {
 		return err
 	}
-	return output(c, result, func(w io.Writer) error {
-		_, err := w.Write(result.Env())
-		return err
-	})
+	return printer(c.Root().Writer, result)
 }
 
 func del(ctx context.Context, c *cli.Command, n *network.Network) error {

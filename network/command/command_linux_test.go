@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	current "github.com/containernetworking/cni/pkg/types/100"
 	"golang.org/x/sys/unix"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/netns"
@@ -70,6 +71,20 @@ func TestCommands(t *testing.T) {
 	}
 	if out := must("", "add", "a"); !strings.Contains(out, "ID=a\n") || !strings.Contains(out, "DNS='192.0.2.53'\n") {
 		t.Errorf("add printed %q", out)
+	}
+	var result network.Result
+	if err := json.Unmarshal([]byte(must("", "--json", "add", "a")), &result); err != nil || len(result.MAC) != 6 {
+		t.Errorf("add --json: %+v, %v", result, err)
+	}
+	cni, err := current.NewResult([]byte(must("", "add", "--format", "cni", "a")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := cni.(*current.Result); len(r.Interfaces) != 3 || r.Interfaces[2].Mac != result.MAC.String() || r.Interfaces[2].Sandbox != "a" || len(r.IPs) != 1 || r.IPs[0].Address.IP.String() != result.Address.String() {
+		t.Errorf("add --format cni: %+v", r)
+	}
+	if _, err := run("", "add", "--format", "yaml", "b"); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("add in a format that nobody knows: %v", err)
 	}
 	if out := must("", "list"); strings.Count(out, "\n") != 2 || !strings.Contains(out, "10.77.0.") {
 		t.Errorf("list printed %q", out)

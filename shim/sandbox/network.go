@@ -136,7 +136,7 @@ func (n *network) add(ctx context.Context, r machineRequest, port *hypervisor.NI
 	if err != nil {
 		return err
 	}
-	n.nic = hypervisor.NIC{Tap: result.Tap, MAC: result.MAC}
+	n.nic = hypervisor.NIC{Tap: result.Tap, MAC: net.HardwareAddr(result.MAC)}
 	if port != nil {
 		n.nic.MAC = port.MAC
 	}
