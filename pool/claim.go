@@ -17,8 +17,8 @@ import (
 
 // Want is what a claimant asks for.
 type Want struct {
-	// Shape is poolv1.Shape.Key of the machine that is needed.
-	Shape string
+	// Shape is that of the machine that is needed.
+	Shape *poolv1.Shape
 	// Template, if set, is the only one that will do.
 	Template string
 	// Claimant adopts the machine.
@@ -87,14 +87,19 @@ func (p *Pool) popHot(w Want) (*stock, *entry, error) {
 		return nil, nil, fmt.Errorf("the pool is being emptied: %w", errdefs.ErrFailedPrecondition)
 	}
 	var found *stock
+	shape := w.Shape.Key()
 	for _, s := range p.templates {
-		if w.Template != "" && s.Name != w.Template || s.Shape().Key() != w.Shape {
+		if w.Template != "" && s.Name != w.Template || s.Shape().Key() != shape {
 			continue
 		}
 		// Two templates of one shape: the one that has machines.
 		if found == nil || len(s.hot) > len(found.hot) || len(s.hot) == len(found.hot) && s.Name < found.Name {
 			found = s
 		}
+	}
+	if found == nil {
+		p.unfit.count++
+		p.unfit.last = w.Shape.Describe()
 	}
 	switch {
 	case found == nil && w.Template != "" && p.templates[w.Template] != nil:

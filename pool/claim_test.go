@@ -172,6 +172,9 @@ func TestClaimRefusesWhatDoesNotFit(t *testing.T) {
 	if _, err := r.claimWant(c, client.Want{Shape: tmpl.Shape, Template: "none"}); !errdefs.IsNotFound(err) {
 		t.Errorf("no such template: %v, want not found", err)
 	}
+	if s := r.status(c); s.ClaimsUnfit != 3 || s.LastUnfit != tmpl.Shape.Describe() {
+		t.Errorf("%d claims that fit nothing, the last for %q", s.ClaimsUnfit, s.LastUnfit)
+	}
 	if _, err := c.Claim(t.Context(), client.Want{Shape: tmpl.Shape}, noAdopter{r.backend}, nil); !errdefs.IsNotImplemented(err) {
 		t.Errorf("a backend that cannot adopt: %v, want not implemented", err)
 	}

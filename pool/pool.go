@@ -44,10 +44,15 @@ type Pool struct {
 	// removing are checkpoints, by id, whose files are on their way out.
 	removing  map[string]bool
 	admission admission
-	making    int
-	draining  bool
-	closed    bool
-	changed   chan struct{} // closed and replaced when something became ready
+	// unfit are claims that no template fits.
+	unfit struct {
+		count uint64
+		last  string // what it was for, in words
+	}
+	making   int
+	draining bool
+	closed   bool
+	changed  chan struct{} // closed and replaced when something became ready
 }
 
 // stock is a template and what there is of it. It is guarded by Pool.mu.

@@ -69,7 +69,7 @@ func (s *service) Claim(ctx context.Context, r *poolv1.ClaimRequest) (*poolv1.Cl
 		return nil, fmt.Errorf("claim: no shape: %w", errdefs.ErrInvalidArgument)
 	}
 	offer, err := s.pool.Claim(ctx, Want{
-		Shape: r.Shape.Key(), Template: r.Template, Claimant: processOf(r.Claimant), Boot: r.Boot,
+		Shape: r.Shape, Template: r.Template, Claimant: processOf(r.Claimant), Boot: r.Boot,
 	})
 	if err != nil {
 		return nil, err

@@ -20,9 +20,10 @@ func (p *Pool) Status() (*poolv1.StatusResponse, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	r := &poolv1.StatusResponse{
-		Since:     timestamppb.New(p.since),
-		Draining:  p.draining,
-		DaemonRss: residentSelf(),
+		Since:       timestamppb.New(p.since),
+		Draining:    p.draining,
+		DaemonRss:   residentSelf(),
+		ClaimsUnfit: p.unfit.count, LastUnfit: p.unfit.last,
 		Memory: &poolv1.Memory{
 			Total: memory.Total, Available: memory.Available,
 			Reserve: p.admission.reserve, Promised: p.admission.promised,

@@ -3,12 +3,14 @@ package command
 import (
 	"bytes"
 	"context"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/urfave/cli/v3"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	poolv1 "github.com/containerd-shim-bhyve/containerd-shim-bhyve/pool/api/v1"
@@ -25,6 +27,7 @@ func TestStatusIsReadable(t *testing.T) {
 		}},
 		Memory: &poolv1.Memory{Total: 24 << 30, Available: 9 << 29, Reserve: 3 << 30}, DaemonRss: 17 << 20,
 		Since: timestamppb.New(now.Add(-90 * time.Second)), Claimed: 3, Draining: true,
+		ClaimsUnfit: 9, LastUnfit: "1 vCPU, network interface",
 	}, now)
 	if err != nil {
 		t.Fatal(err)
@@ -37,9 +40,44 @@ func TestStatusIsReadable(t *testing.T) {
 	if len(lines[0]) != len(lines[1]) {
 		t.Errorf("columns are not aligned:\n%s", text)
 	}
-	for _, want := range []string{"4.5 GiB of 24 GiB available", "daemon 17 MiB, up 1m30s", "still run: 3", "draining", "std: first line …\n"} {
+	for _, want := range []string{"4.5 GiB of 24 GiB available", "daemon 17 MiB, up 1m30s", "still run: 3", "no template: 9, the last for 1 vCPU, network interface\n", "draining", "std: first line …\n"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+}
+
+// A template is of what the shim's configuration says, unless flags say otherwise.
+func TestTemplateOfTheConfiguration(t *testing.T) {
+	dir := t.TempDir()
+	for _, tc := range []struct {
+		config, flags string
+		memory        uint32
+		nic           bool
+	}{
+		{"", "", 256, false},
+		{"", "--nic --memory-mib 384", 384, true},
+		{"machine.memory_mib = 512", "", 512, false},
+		{"network.mode = 'none'", "", 256, false},
+		{"network.mode = 'default'", "", 256, true},
+		{"network.mode = 'cni'", "", 256, true},
+		{"network.mode = 'default'", "--nic=false", 256, false},
+	} {
+		path := filepath.Join(dir, "config.toml")
+		if err := os.WriteFile(path, []byte(tc.config+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var got *poolv1.Template
+		c := addCommand()
+		c.Action = func(_ context.Context, c *cli.Command) (err error) {
+			got, err = templateFrom(c)
+			return err
+		}
+		if err := c.Run(t.Context(), append([]string{"add", "std", "--config", path}, strings.Fields(tc.flags)...)); err != nil {
+			t.Fatal(err)
+		}
+		if got.Name != "std" || got.Shape.Nic != tc.nic || got.Shape.MemoryMib != tc.memory {
+			t.Errorf("%s %s: %v", tc.config, tc.flags, got)
 		}
 	}
 }

@@ -104,6 +104,9 @@ func printStatus(w io.Writer, s *poolv1.StatusResponse, now time.Time) error {
 		size(m.GetAvailable()), size(m.GetTotal()), size(m.GetReserve()), size(m.GetPromised()),
 		size(s.DaemonRss), now.Sub(s.Since.AsTime()).Round(time.Second))
 	fmt.Fprintf(w, "machines that were claimed and still run: %d\n", s.Claimed)
+	if s.ClaimsUnfit > 0 {
+		fmt.Fprintf(w, "claims that fit no template: %d, the last for %s\n", s.ClaimsUnfit, s.LastUnfit)
+	}
 	if s.Draining {
 		fmt.Fprintln(w, "draining: nothing is made or handed out")
 	}

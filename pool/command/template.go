@@ -46,7 +46,7 @@ func addCommand() *cli.Command {
 			&cli.IntFlag{Name: "vcpus", Usage: "virtual CPUs"},
 			&cli.IntFlag{Name: "memory-mib", Usage: "memory in MiB"},
 			&cli.StringSliceFlag{Name: "kernel-arg", Usage: "kernel argument, any number of times"},
-			&cli.BoolFlag{Name: "nic", Usage: "with a network interface"},
+			&cli.BoolFlag{Name: "nic", Usage: "with a network interface, or, by --nic=false, without"},
 			&cli.IntFlag{Name: "low", Usage: "low watermark of waiting machines", Value: 1},
 			&cli.IntFlag{Name: "high", Usage: "high watermark of waiting machines", Value: 2},
 			&cli.BoolFlag{Name: "no-checkpoint", Usage: "keep none on disk"},
@@ -59,16 +59,31 @@ func addCommand() *cli.Command {
 }
 
 func addTemplate(ctx context.Context, c *cli.Command, conn *client.Client) error {
+	t, err := templateFrom(c)
+	if err != nil {
+		return err
+	}
+	stored, err := conn.AddTemplate(ctx, &poolv1.AddTemplateRequest{Template: t})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(c.Root().Writer, "%s: %s\n", stored.Name, stored.Shape.Describe())
+	return nil
+}
+
+// templateFrom is the template of the flags and, where they say nothing, of the
+// shim's configuration.
+func templateFrom(c *cli.Command) (*poolv1.Template, error) {
 	cfg, err := config.Read(c.String("config"))
 	if errdefs.IsNotFound(err) && !c.IsSet("config") {
 		cfg, err = config.Default(), nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if c.IsSet("guest-dir") {
 		if cfg.Guest.Dir, err = filepath.Abs(c.String("guest-dir")); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if c.IsSet("vcpus") {
@@ -82,26 +97,25 @@ func addTemplate(ctx context.Context, c *cli.Command, conn *client.Client) error
 	}
 	for _, n := range []int{cfg.Machine.VCPUs, cfg.Machine.MemoryMiB, c.Int("low"), c.Int("high")} {
 		if n < 0 {
-			return fmt.Errorf("template add: %d is negative", n)
+			return nil, fmt.Errorf("template add: %d is negative", n)
 		}
 	}
-	stored, err := conn.AddTemplate(ctx, &poolv1.AddTemplateRequest{Template: &poolv1.Template{
+	nic := cfg.Network.Mode != config.NetworkNone
+	if c.IsSet("nic") {
+		nic = c.Bool("nic")
+	}
+	return &poolv1.Template{
 		Name:     c.Args().First(),
 		GuestDir: cfg.Guest.Dir,
 		Shape: &poolv1.Shape{
 			Vcpus: uint32(cfg.Machine.VCPUs), MemoryMib: uint32(cfg.Machine.MemoryMiB),
-			KernelArgs: cfg.Machine.KernelArgs, Nic: c.Bool("nic"),
+			KernelArgs: cfg.Machine.KernelArgs, Nic: nic,
 		},
 		Low: uint32(c.Int("low")), High: uint32(c.Int("high")),
 		Cold:     !c.Bool("no-checkpoint"),
 		Rehearse: !c.Bool("no-rehearsal"), RehearseClones: c.Bool("rehearse-clones"),
 		IdleTimeout: durationpb.New(c.Duration("idle-timeout")),
-	}})
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(c.Root().Writer, "%s: %s\n", stored.Name, stored.Shape.Describe())
-	return nil
+	}, nil
 }
 
 func listTemplates(ctx context.Context, c *cli.Command, conn *client.Client) error {

@@ -37,6 +37,7 @@ var (
 	failed      = desc("failed_total", "Machines that did not come up.", "template")
 	trouble     = desc("trouble", "1 if something is wrong with the template.", "template")
 	checkpoint  = desc("checkpoint_bytes", "Size of the checkpoint on disk; 0 without one.", "template")
+	unfit       = desc("claims_unfit_total", "Claims for machines that no template makes.")
 	claimed     = desc("claimed_machines", "Machines that were claimed and still run.")
 	memoryBytes = desc("memory_bytes", "Memory of the host.", "kind")
 	resident    = desc("resident_bytes", "Memory of the daemon itself.")
@@ -44,7 +45,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (c collector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{machines, watermark, claims, made, evicted, failed, trouble, checkpoint, claimed, memoryBytes, resident} {
+	for _, d := range []*prometheus.Desc{machines, watermark, claims, made, evicted, failed, trouble, checkpoint, unfit, claimed, memoryBytes, resident} {
 		out <- d
 	}
 }
@@ -84,6 +85,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		}
 		gauge(trouble, bad, name)
 	}
+	counter(unfit, s.ClaimsUnfit)
 	gauge(claimed, float64(s.Claimed))
 	gauge(resident, float64(s.DaemonRss))
 	gauge(memoryBytes, float64(s.Memory.Total), "total")

@@ -24,7 +24,7 @@ func (source) Status() (*poolv1.StatusResponse, error) {
 			Hot:      3, ClaimsHot: 7, MadeCold: 10, Trouble: "something",
 		}},
 		Memory:  &poolv1.Memory{Available: 1 << 30},
-		Claimed: 5,
+		Claimed: 5, ClaimsUnfit: 9,
 	}, nil
 }
 
@@ -60,6 +60,7 @@ func TestScrape(t *testing.T) {
 		`bhyve_pool_watermark{template="std",which="high"} 4`,
 		`bhyve_pool_trouble{template="std"} 1`,
 		`bhyve_pool_claimed_machines 5`,
+		`bhyve_pool_claims_unfit_total 9`,
 		`bhyve_pool_memory_bytes{kind="available"} 1.073741824e+09`,
 	} {
 		if !strings.Contains(string(body), line+"\n") {

@@ -871,7 +871,12 @@ type StatusResponse struct {
 	// claimed is how many machines that were claimed still run.
 	Claimed uint32 `protobuf:"varint,5,opt,name=claimed,proto3" json:"claimed,omitempty"`
 	// daemon_rss is the daemon's own resident memory in bytes.
-	DaemonRss     uint64 `protobuf:"varint,6,opt,name=daemon_rss,json=daemonRss,proto3" json:"daemon_rss,omitempty"`
+	DaemonRss uint64 `protobuf:"varint,6,opt,name=daemon_rss,json=daemonRss,proto3" json:"daemon_rss,omitempty"`
+	// claims_unfit is how many claims wanted a machine that no template makes, or
+	// not the one that they named, since the daemon's start; last_unfit is what the
+	// last of them wanted, in words.
+	ClaimsUnfit   uint64 `protobuf:"varint,7,opt,name=claims_unfit,json=claimsUnfit,proto3" json:"claims_unfit,omitempty"`
+	LastUnfit     string `protobuf:"bytes,8,opt,name=last_unfit,json=lastUnfit,proto3" json:"last_unfit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -946,6 +951,20 @@ func (x *StatusResponse) GetDaemonRss() uint64 {
 		return x.DaemonRss
 	}
 	return 0
+}
+
+func (x *StatusResponse) GetClaimsUnfit() uint64 {
+	if x != nil {
+		return x.ClaimsUnfit
+	}
+	return 0
+}
+
+func (x *StatusResponse) GetLastUnfit() string {
+	if x != nil {
+		return x.LastUnfit
+	}
+	return ""
 }
 
 type TemplateStatus struct {
@@ -1421,7 +1440,7 @@ const file_pool_proto_rawDesc = "" +
 	"\x04cold\x18\x03 \x01(\bR\x04cold\"5\n" +
 	"\rEvictResponse\x12\x10\n" +
 	"\x03hot\x18\x01 \x01(\rR\x03hot\x12\x12\n" +
-	"\x04cold\x18\x02 \x01(\rR\x04cold\"\x99\x02\n" +
+	"\x04cold\x18\x02 \x01(\rR\x04cold\"\xdb\x02\n" +
 	"\x0eStatusResponse\x12F\n" +
 	"\ttemplates\x18\x01 \x03(\v2(.containerd.bhyve.pool.v1.TemplateStatusR\ttemplates\x128\n" +
 	"\x06memory\x18\x02 \x01(\v2 .containerd.bhyve.pool.v1.MemoryR\x06memory\x12\x1a\n" +
@@ -1429,7 +1448,10 @@ const file_pool_proto_rawDesc = "" +
 	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x18\n" +
 	"\aclaimed\x18\x05 \x01(\rR\aclaimed\x12\x1d\n" +
 	"\n" +
-	"daemon_rss\x18\x06 \x01(\x04R\tdaemonRss\"\x87\x04\n" +
+	"daemon_rss\x18\x06 \x01(\x04R\tdaemonRss\x12!\n" +
+	"\fclaims_unfit\x18\a \x01(\x04R\vclaimsUnfit\x12\x1d\n" +
+	"\n" +
+	"last_unfit\x18\b \x01(\tR\tlastUnfit\"\x87\x04\n" +
 	"\x0eTemplateStatus\x12>\n" +
 	"\btemplate\x18\x01 \x01(\v2\".containerd.bhyve.pool.v1.TemplateR\btemplate\x12\x10\n" +
 	"\x03hot\x18\x02 \x01(\rR\x03hot\x12\x16\n" +
