@@ -31,6 +31,7 @@ func TestCheckpointMishaps(t *testing.T) {
 		{"machine killed", testSaveMachineKilled},
 		{"agent lost", testSaveAgentLost},
 		{"containerd killed", testSaveContainerdKilled},
+		{"container killed", testSaveContainerKilled},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(newRig(t, lab.RuntimeBhyve)) })
 	}
@@ -98,7 +99,16 @@ func (r *rig) wantNotSaved(c containerd.Container, half halfSave) {
 	if err := <-half.saved; err == nil {
 		r.Error("half of it was saved, and said to be all")
 	}
-	task, err := c.NewTask(r.ctx, cio.NullIO, containerd.WithRestoreImagePath(half.dir))
+	var task containerd.Task
+	var err error
+	r.eventually(commandTimeout, func() error {
+		task, err = c.NewTask(r.ctx, cio.NullIO, containerd.WithRestoreImagePath(half.dir))
+		if errdefs.IsAlreadyExists(err) {
+			// containerd tells of the end of a shim before it forgets its task.
+			return err
+		}
+		return nil
+	})
 	if err == nil {
 		r.Error("half of it was restored")
 		r.removeTask(task)
@@ -244,4 +254,32 @@ func testSaveContainerdKilled(r *rig) {
 	before = r.parseLedger(out.String())
 	_, again := r.task(c, containerd.WithRestoreImagePath(dir))
 	r.follows(again, before)
+}
+
+// testSaveContainerKilled is that a SIGKILL that comes meanwhile is delivered after:
+// the container is saved, and has ended.
+func testSaveContainerKilled(r *rig) {
+	c := r.ledgerContainer()
+	task, out := r.task(c)
+	r.awaitLines(out, 2)
+	exit, err := task.Wait(r.ctx)
+	if err != nil {
+		r.Fatal(err)
+	}
+	half := r.haveHalfSaved(task)
+	killed := make(chan error, 1)
+	go func() { killed <- task.Kill(r.ctx, unix.SIGKILL) }()
+	r.goOn(half.shim)
+	if err := errors.Join(<-half.saved, <-killed); err != nil {
+		r.Fatal(err)
+	}
+	if status := <-exit; status.Error() != nil || status.ExitCode() != 137 {
+		r.Errorf("it has exited with %d, %v", status.ExitCode(), status.Error())
+	}
+	if _, err := os.Stat(filepath.Join(half.dir, "sandbox.json")); err != nil {
+		r.Error(err)
+	}
+	if _, err := task.Delete(r.ctx); err != nil {
+		r.Fatal(err)
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/api/types/task"
@@ -58,6 +59,8 @@ type process struct {
 	exitSeen sync.Once
 	// killOnce guards the watch for the exit after a SIGKILL.
 	killOnce sync.Once
+	// killed is set once the guest has answered a SIGKILL.
+	killed atomic.Bool
 	// reported is closed when the guest, or the machine's end, has told of the
 	// process's exit. Its output may still be on its way.
 	reported chan struct{}

@@ -44,8 +44,8 @@ type Sandbox struct {
 	// obtain is where machines come from.
 	obtain  source
 	backend hypervisor.Backend
-	// killUnreported is the constant, but for tests.
-	killUnreported time.Duration
+	// killUnanswered and killUnreported are the constants, but for tests.
+	killUnanswered, killUnreported time.Duration
 
 	mu         sync.Mutex
 	state      state
@@ -74,6 +74,7 @@ func New(ctx context.Context, backend hypervisor.Backend, publisher events.Publi
 		ended:      make(chan struct{}),
 
 		backend:        backend,
+		killUnanswered: killUnanswered,
 		killUnreported: killUnreported,
 	}
 }

@@ -28,7 +28,8 @@ const (
 
 // Checkpoint saves the sandbox with its processes to dir, for Create to make
 // another of. Its container must be the only one; it is frozen meanwhile, and
-// runs on afterwards or, with exit, has been killed. On error dir holds no saved
+// runs on afterwards or, with exit, has been killed. Signals wait for that, other
+// requests for as long as they would for the guest. On error dir holds no saved
 // sandbox, and the container runs on, or has ended with its machine.
 //
 // errdefs.ErrFailedPrecondition names what is in the way: a machine that was not
@@ -56,6 +57,12 @@ func (c *Container) checkpoint(ctx context.Context, dir string, exit bool) (err 
 		return fmt.Errorf("another request is at work in the guest: %w", err)
 	}
 	defer c.vm.gate.open()
+	if init, err := c.process(""); err != nil {
+		return err
+	} else if init.killed.Load() {
+		// Its exit is due, and its machine ends without it.
+		return fmt.Errorf("it has been killed: %w", errdefs.ErrFailedPrecondition)
+	}
 	if err := vacantFor(dir); err != nil {
 		return err
 	}
