@@ -59,7 +59,7 @@ func (n *network) Configure(_ context.Context, r *agentv1.ConfigureNetworkReques
 	if err := inNamespaces(func() error { return configureNetwork(ifaces, routes) }, n.netns); err != nil {
 		return nil, fmt.Errorf("network: %w", err)
 	}
-	for name, content := range map[string][]byte{"resolv.conf": resolvConf(r.Dns), "hosts": hostsFile(r.Hosts)} {
+	for name, content := range map[string][]byte{"resolv.conf": resolvConf(r.Dns), "hosts": hostsFile(r)} {
 		if content == nil {
 			continue
 		}
@@ -293,13 +293,13 @@ func resolvConf(d *agentv1.DNS) []byte {
 	return b.Bytes()
 }
 
-// hostsFile is a hosts(5), nil for none.
-func hostsFile(entries []*agentv1.HostEntry) []byte {
-	if len(entries) == 0 {
+// hostsFile is a hosts(5), nil where there is no interface yet.
+func hostsFile(r *agentv1.ConfigureNetworkRequest) []byte {
+	if len(r.Interfaces) == 0 {
 		return nil
 	}
-	b := bytes.NewBufferString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
-	for _, e := range entries {
+	b := bytes.NewBufferString(agentproto.LocalHosts)
+	for _, e := range r.Hosts {
 		fmt.Fprintf(b, "%s\t%s\n", e.GetAddress(), strings.Join(e.GetNames(), " "))
 	}
 	return b.Bytes()

@@ -16,9 +16,17 @@ const (
 	SandboxShm = "/run/sandbox/shm"
 )
 
-// SandboxFile is where the agent keeps a file that Pod.Configure has brought, to
-// be mounted into containers: "hosts".
+// SandboxFile is where the agent keeps a file that Pod.Configure or
+// Network.Configure has brought, to be mounted into containers: "hosts".
 func SandboxFile(name string) string { return path.Join("/run/sandbox/files", name) }
+
+// LocalHosts are the lines that every hosts(5) of a container's begins with.
+const LocalHosts = `127.0.0.1	localhost
+::1	localhost ip6-localhost ip6-loopback
+fe00::	ip6-localnet
+ff02::1	ip6-allnodes
+ff02::2	ip6-allrouters
+`
 
 // SandboxCgroup is the parent of all containers' cgroups in the guest.
 const SandboxCgroup = "/sandbox"

@@ -139,9 +139,9 @@ func testCheckpointVolume(r *rig) {
 func testCheckpointNetwork(r *rig) {
 	r.beyond()
 	flags, n := r.withNetwork(policy.Policy{Allow: []policy.Rule{{Peers: []string{friend}, Protocol: "tcp", Ports: []string{"80"}}}})
-	id := r.start(append(flags, "--annotation", savable+"=true"), "/bin/probe", "ledger", "/ledger")
+	id := r.start(append(flags, "--hostname", "the-original", "--annotation", savable+"=true"), "/bin/probe", "ledger", "/ledger")
 	before := r.ledgerOf(id, 1)
-	r.wantOnNetwork(n, id)
+	r.wantHosts(id, "the-original", r.wantOnNetwork(n, id).Address.String())
 	ref := r.checkpoint(id)
 	copied := r.newID()
 	r.Cleanup(func() { r.forgetRestored(copied) })
@@ -153,6 +153,8 @@ func testCheckpointNetwork(r *rig) {
 	if a.Address == b.Address || a.MAC.String() == b.MAC.String() {
 		r.Errorf("both have %s and %s", a.Address, a.MAC)
 	}
+	// Its name is in its spec, which is the original's.
+	r.wantHosts(copied, "the-original", b.Address.String())
 
 	// The copy, too, can be saved, and goes on under its own id.
 	ref = r.checkpoint(copied)

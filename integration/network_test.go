@@ -17,6 +17,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/integration/lab"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/policy"
@@ -122,6 +123,22 @@ func (r *rig) wantOnNetwork(n *network.Network, id string) network.Info {
 	return info
 }
 
+// wantHosts checks that /etc/hosts has what every container's has, and the container's
+// own name, unless it is empty; and that programs take it for what it says.
+func (r *rig) wantHosts(id, name, addr string) {
+	r.Helper()
+	want := agentproto.LocalHosts
+	if name != "" {
+		want += addr + "\t" + name + "\n"
+		// Nobody listens there, so what is said is where it was looked for.
+		result := r.exec(id, nil, nil, nil, "/bin/probe", "fetch", "http://"+name+":9/")
+		if result.Code == 0 || !strings.Contains(result.Stderr, addr+":9") {
+			r.Errorf("asked for %s, which is %s: %s", name, addr, result)
+		}
+	}
+	r.expect(r.exec(id, nil, nil, nil, "cat", "/etc/hosts"), 0, want)
+}
+
 // eventuallyNobodyOn waits until all sandboxes have given their networks back.
 func (r *rig) eventuallyNobodyOn(n *network.Network) {
 	r.Helper()
@@ -143,7 +160,7 @@ func testDefaultNetwork(r *rig) {
 		r.Helper()
 		return r.exec(id, nil, nil, nil, "/bin/probe", "fetch", "http://"+addr+"/")
 	}
-	a, b := r.start(flags), r.start(flags)
+	a, b := r.start(append(flags, "--hostname", "name-of-a")), r.start(flags)
 	infos, err := n.List(r.ctx)
 	if err != nil || len(infos) != 2 {
 		r.Fatalf("%d sandboxes have a network: %v", len(infos), err)
@@ -158,6 +175,8 @@ func testDefaultNetwork(r *rig) {
 			r.Errorf("resolv.conf: %q, want %q", conf.Stdout, want)
 		}
 	}
+	r.wantHosts(a, "name-of-a", addressOf[a])
+	r.wantHosts(b, "", "")
 	for _, addr := range []string{foe, labUplink, "10.77.0.1", addressOf[b]} {
 		if result := fetch(a, addr); result.Code == 0 {
 			r.Errorf("reached %s: %s", addr, result.Stdout)

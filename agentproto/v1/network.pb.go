@@ -28,7 +28,8 @@ type ConfigureNetworkRequest struct {
 	// routes are the whole of the main table beside those that addresses bring.
 	Routes []*Route `protobuf:"bytes,2,rep,name=routes,proto3" json:"routes,omitempty"`
 	Dns    *DNS     `protobuf:"bytes,3,opt,name=dns,proto3" json:"dns,omitempty"`
-	// hosts are lines of /etc/hosts beside those for localhost.
+	// hosts are lines of /etc/hosts beside those for localhost. Without interfaces
+	// there is no such file.
 	Hosts         []*HostEntry `protobuf:"bytes,4,rep,name=hosts,proto3" json:"hosts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -10,14 +10,6 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// hosts is for a pod whose client brings no /etc/hosts of its own. kubelet does.
-const hosts = `127.0.0.1	localhost
-::1	localhost ip6-localhost ip6-loopback
-fe00::	ip6-localnet
-ff02::1	ip6-allnodes
-ff02::2	ip6-allrouters
-`
-
 // hostResolvConf is what a pod without a DNS configuration gets, as from
 // containerd. A variable for tests.
 var hostResolvConf = "/etc/resolv.conf"

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/bundle"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/sizing"
 )
@@ -161,7 +162,9 @@ func (c *Config) fromCRI(options typeurl.Any) error {
 	default:
 		c.Files = append(c.Files, File{"/etc/resolv.conf", resolv})
 	}
-	c.Files = append(c.Files, File{"/etc/hostname", []byte(c.Hostname + "\n")}, File{"/etc/hosts", []byte(hosts)})
+	// For a client that brings no /etc/hosts of its own. kubelet does. The pod's own
+	// name is added with its network.
+	c.Files = append(c.Files, File{"/etc/hostname", []byte(c.Hostname + "\n")}, File{"/etc/hosts", []byte(agentproto.LocalHosts)})
 	return nil
 }
 

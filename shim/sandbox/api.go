@@ -86,14 +86,15 @@ func (s *Sandbox) StartDeclared(ctx context.Context, id string) error {
 		return err
 	}
 	_, err = s.machine(ctx, machineRequest{
-		id:      id,
-		bundle:  d.pod.Bundle,
-		member:  id,
-		config:  d.config,
-		size:    d.config.Machine.Size(),
-		cgroup:  d.pod.Cgroup,
-		network: d.network(),
-		pod:     &d.pod,
+		id:       id,
+		bundle:   d.pod.Bundle,
+		member:   id,
+		config:   d.config,
+		size:     d.config.Machine.Size(),
+		cgroup:   d.pod.Cgroup,
+		network:  d.network(),
+		hostname: d.pod.Hostname,
+		pod:      &d.pod,
 	})
 	return err
 }

@@ -133,14 +133,15 @@ func (s *Sandbox) Create(ctx context.Context, r CreateRequest) (_ *Container, er
 	}
 	endMachine := steps.Begin(ctx, "machine")
 	c.vm, err = s.machine(ctx, machineRequest{
-		saved:   saved,
-		id:      cmp.Or(bundle.SandboxID(spec), r.ID),
-		bundle:  r.Bundle,
-		member:  r.ID,
-		config:  place.config,
-		size:    place.config.Machine.Size(),
-		cgroup:  place.cgroup,
-		network: place.network,
+		saved:    saved,
+		id:       cmp.Or(bundle.SandboxID(spec), r.ID),
+		bundle:   r.Bundle,
+		member:   r.ID,
+		config:   place.config,
+		size:     place.config.Machine.Size(),
+		cgroup:   place.cgroup,
+		network:  place.network,
+		hostname: spec.Hostname,
 	})
 	if err != nil {
 		return nil, err

@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
+	"strings"
+	"unicode"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -68,6 +71,8 @@ func runsHooks(spec *specs.Spec) bool {
 // methods are for nil as well, which is nothing.
 type network struct {
 	nic hypervisor.NIC
+	// hostname is the containers', empty where they have none of their own.
+	hostname string
 	// guest is what the agent is told, nil while it is not known.
 	guest *agentv1.ConfigureNetworkRequest
 	// restored is true if the guest may have the interface of another machine yet.
@@ -95,7 +100,7 @@ func newNetwork(r machineRequest, book *receipt.Book) (*network, error) {
 	if !r.network.wanted() {
 		return nil, nil
 	}
-	n := &network{}
+	n := &network{hostname: r.hostname}
 	if !r.network.standard {
 		return n, nil
 	}
@@ -141,6 +146,7 @@ func (n *network) add(ctx context.Context, r machineRequest, port *hypervisor.NI
 		n.nic.MAC = port.MAC
 	}
 	n.guest = configurationOf(result, n.nic.MAC)
+	n.guest.Hosts = hostsOf(n.hostname, n.guest)
 	return nil
 }
 
@@ -212,6 +218,7 @@ func (n *network) connect(ctx context.Context) error {
 		log.G(ctx).Warnf("a machine has one network interface: %s is used, and ignored are %v", i.Name, i.Ignored)
 	}
 	n.guest = takeOver(n.nic.MAC, i)
+	n.guest.Hosts = hostsOf(n.hostname, n.guest)
 	return nil
 }
 
@@ -233,6 +240,24 @@ func takeOver(device []byte, i *join.Interface) *agentv1.ConfigureNetworkRequest
 		c.Routes = append(c.Routes, route)
 	}
 	return c
+}
+
+// hostsOf are the addresses by which containers find themselves by their own name.
+func hostsOf(name string, c *agentv1.ConfigureNetworkRequest) []*agentv1.HostEntry {
+	// The kernel takes any name; that file does not.
+	if name == "" || strings.ContainsFunc(name, func(r rune) bool { return r == '#' || unicode.IsSpace(r) || unicode.IsControl(r) }) {
+		return nil
+	}
+	var hosts []*agentv1.HostEntry
+	for _, nic := range c.Interfaces {
+		for _, text := range nic.Addresses {
+			// Those of IPv6 that are of the link alone mean nothing without its name.
+			if p, err := netip.ParsePrefix(text); err == nil && !p.Addr().IsLinkLocalUnicast() {
+				hosts = append(hosts, &agentv1.HostEntry{Address: p.Addr().String(), Names: []string{name}})
+			}
+		}
+	}
+	return hosts
 }
 
 // device is the machine's.
@@ -332,7 +357,7 @@ func (v *vm) configureNetwork(ctx context.Context) error {
 // a namespace brings them himself.
 func (r networkRequest) files() []string {
 	if r.standard {
-		return []string{"/etc/resolv.conf"}
+		return []string{"/etc/resolv.conf", "/etc/hosts"}
 	}
 	return nil
 }

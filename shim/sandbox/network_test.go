@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"net"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -38,5 +40,28 @@ func TestRestoredInterface(t *testing.T) {
 	b.vm.network = nil
 	if got := b.vm.network.address(); got != nil {
 		t.Errorf("no interface has %s", got)
+	}
+}
+
+func TestHosts(t *testing.T) {
+	addressed := &agentv1.ConfigureNetworkRequest{Interfaces: []*agentv1.Interface{{Name: "eth0", Addresses: []string{"10.77.0.10/32", "fe80::1/64", "2001:db8::1/64"}}}}
+	for _, tc := range []struct {
+		name string
+		of   *agentv1.ConfigureNetworkRequest
+		want []string
+	}{
+		{"web", addressed, []string{"10.77.0.10 web", "2001:db8::1 web"}},
+		{"web", &agentv1.ConfigureNetworkRequest{}, nil},
+		{"", addressed, nil},
+		{"web\n198.51.100.1 bank.example.org", addressed, nil},
+		{"web#", addressed, nil},
+	} {
+		var got []string
+		for _, e := range hostsOf(tc.name, tc.of) {
+			got = append(got, e.Address+" "+strings.Join(e.Names, " "))
+		}
+		if !slices.Equal(got, tc.want) {
+			t.Errorf("%q: got %q, want %q", tc.name, got, tc.want)
+		}
 	}
 }

@@ -77,6 +77,8 @@ type machineRequest struct {
 	// spec has it.
 	cgroup  string
 	network networkRequest
+	// hostname is its containers', empty for that of the guest's.
+	hostname string
 	// saved is what it is made of, nil for a machine that is new.
 	saved *savedSandbox
 	// pod is what to make of it; nil for one that its first container makes.
