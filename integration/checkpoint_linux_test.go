@@ -4,12 +4,10 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -165,33 +163,6 @@ func (r *rig) forgetRestored(id string) {
 			r.Error(err)
 		}
 	}
-}
-
-// output is a client's end of a task's standard streams.
-type output struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-	in  *io.PipeWriter
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.String()
-}
-
-// streams makes a client's standard streams. Input can be written to in.
-func (r *rig) streams(opts ...cio.Opt) (*output, cio.Creator) {
-	in, w := io.Pipe()
-	o := &output{in: w}
-	r.Cleanup(func() { w.Close() })
-	return o, cio.NewCreator(append([]cio.Opt{cio.WithStreams(in, o, io.Discard)}, opts...)...)
 }
 
 // ledgerContainer is a container that writes a ledger, and whose machine can be

@@ -37,7 +37,14 @@ func testPoolNetwork(r *rig) {
 	}
 	flags, n := r.withNetworkAnd(policy.Policy{Allow: []policy.Rule{{Peers: []string{friend}, Protocol: "tcp", Ports: []string{"80"}}}},
 		lab.ShimConfig{PoolMode: "require", PoolSocket: p.Socket()})
-	ids := []string{r.start(flags), r.start(flags)}
+	config := flags[len(flags)-1]
+	hot, one := r.lot(config)
+	restored, two := r.lot(config)
+	r.wantApart(one, two)
+	if len(one.MACs) != 1 {
+		r.Errorf("interfaces of a container: %q", one.MACs)
+	}
+	ids := []string{hot, restored}
 	s, err := p.Client.Status(r.ctx, nil)
 	if err != nil {
 		r.Fatal(err)

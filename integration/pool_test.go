@@ -3,13 +3,22 @@
 package integration
 
 import (
+	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/containerd/v2/pkg/oci"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/integration/lab"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/integration/pattern"
 )
 
 // TestPool is containers in machines that were there before them.
@@ -26,14 +35,20 @@ func TestPool(t *testing.T) {
 	}
 }
 
-// poolFlags are ctr's for a container whose shim uses the pool in this mode.
-func (r *rig) poolFlags(mode, socket string) []string {
+// poolConfig is the configuration of a shim that uses the pool in this mode.
+func (r *rig) poolConfig(mode, socket string) (path string) {
 	r.Helper()
-	path := filepath.Join(r.hostDir(), "shim.toml")
+	path = filepath.Join(r.hostDir(), "shim.toml")
 	if err := r.WriteShimConfig(path, lab.ShimConfig{PoolMode: mode, PoolSocket: socket}); err != nil {
 		r.Fatal(err)
 	}
-	return []string{"--runtime-config-path", path}
+	return path
+}
+
+// poolFlags are ctr's for a container whose shim has poolConfig.
+func (r *rig) poolFlags(mode, socket string) []string {
+	r.Helper()
+	return []string{"--runtime-config-path", r.poolConfig(mode, socket)}
 }
 
 func (r *rig) pool() *lab.Pool {
@@ -107,8 +122,61 @@ func testPoolHot(r *rig) {
 	})
 }
 
+// lot is a container that says first thing what it has drawn, and goes on until
+// the test ends. Its shim has this configuration.
+func (r *rig) lot(config string) (id string, lot pattern.Lot) {
+	r.Helper()
+	name, fifos := "host-of-"+r.newID(), r.hostDir()
+	c := r.newContainer([]containerd.NewContainerOpts{
+		containerd.WithRuntime(r.runtime, &runtimeoptions.Options{ConfigPath: config}),
+	},
+		oci.WithProcessArgs("/bin/probe", "lot"), oci.WithHostname(name),
+		// The machine's id is in its first process's files, not in the container's.
+		oci.WithHostNamespace(specs.PIDNamespace), oci.WithAddedCapabilities([]string{"CAP_SYS_PTRACE"}))
+	// A client that is told of no end leaves its FIFOs.
+	out, creator := r.streams(cio.WithFIFODir(fifos))
+	task, err := c.NewTask(r.ctx, creator)
+	if err == nil {
+		err = task.Start(r.ctx)
+	}
+	if err != nil {
+		r.Fatal(err)
+	}
+	r.eventually(commandTimeout, func() error { return json.Unmarshal([]byte(out.String()), &lot) })
+	if lot.Hostname != name {
+		r.Errorf("the host's name is %q, want %q", lot.Hostname, name)
+	}
+	return c.ID(), lot
+}
+
+// wantApart checks that two machines of one checkpoint share nothing that makes a
+// machine itself.
+func (r *rig) wantApart(one, two pattern.Lot) {
+	r.Helper()
+	for what, drawn := range map[string][2]string{
+		"getrandom":    {one.Random, two.Random},
+		"/dev/urandom": {one.Urandom, two.Urandom},
+		"uuid":         {one.UUID, two.UUID},
+		"boot id":      {one.BootID, two.BootID},
+		"machine id":   {one.MachineID, two.MachineID},
+	} {
+		if drawn[0] == "" || drawn[0] == drawn[1] {
+			r.Errorf("%s of two clones: %q and %q", what, drawn[0], drawn[1])
+		}
+	}
+	if len(one.MACs) != len(two.MACs) {
+		r.Errorf("interfaces of two clones: %q and %q", one.MACs, two.MACs)
+	}
+	for _, mac := range one.MACs {
+		if mac == "" || slices.Contains(two.MACs, mac) {
+			r.Errorf("addresses of two clones: %q and %q", one.MACs, two.MACs)
+		}
+	}
+}
+
 // testPoolClones is that containers in machines of one checkpoint do not draw the
-// same lot, and that a machine which was claimed goes with its shim.
+// same lot from their first instructions on, and that a machine which was claimed
+// goes with its shim.
 func testPoolClones(r *rig) {
 	p := r.pool()
 	if err := p.AddTemplate(r.ctx, "--low", "0", "--high", "2"); err != nil {
@@ -117,21 +185,11 @@ func testPoolClones(r *rig) {
 	if err := p.Warm(r.ctx, 2); err != nil {
 		r.Fatal(err)
 	}
-	flags := r.poolFlags("require", p.Socket())
+	config := r.poolConfig("require", p.Socket())
 	events := r.subscribe()
-	first := r.start(flags)
-	second := r.start(flags)
-	draw := []string{"/bin/sh", "-c", "cat /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid; head -c 16 /dev/urandom | od -An -tx1"}
-	one := strings.Split(r.mustOK(r.exec(first, nil, nil, nil, draw...)).Stdout, "\n")
-	two := strings.Split(r.mustOK(r.exec(second, nil, nil, nil, draw...)).Stdout, "\n")
-	if len(one) != 4 || len(two) != 4 {
-		r.Fatalf("drawn: %q and %q", one, two)
-	}
-	for i, what := range []string{"boot id", "uuid", "random bytes"} {
-		if one[i] == "" || one[i] == two[i] {
-			r.Errorf("%s of two clones: %q and %q", what, one[i], two[i])
-		}
-	}
+	first, one := r.lot(config)
+	_, two := r.lot(config)
+	r.wantApart(one, two)
 	s, err := p.Client.Status(r.ctx, nil)
 	if err != nil {
 		r.Fatal(err)

@@ -34,6 +34,7 @@ var commands = map[string]struct {
 	"odd":     {"odd: check the unusual files of the image", func([]string) error { return checkOdd() }},
 	"winsize": {"winsize: print the terminal's size, and again when it changes, until a line is read", winsize},
 	"signals": {"signals: print each signal that arrives; SIGTERM ends with code 42", signals},
+	"lot":     {"lot: print what no two machines may share, as JSON, and do nothing more until SIGTERM", lot},
 	"pause":   {"pause: do nothing until SIGTERM or SIGINT", pause},
 	"web":     {"web PORT [PIDFILE [ANY…]]: answer HTTP requests with 200", web},
 	"fetch":   {"fetch URL: print what an HTTP GET answers, in bounded time", fetch},
