@@ -49,9 +49,23 @@ var _ api.TTRPCSandboxService = (*Service)(nil)
 // answered.
 func New(s *sandbox.Sandbox, exit func()) *Service { return &Service{sandbox: s, exit: exit} }
 
+// serviceName is the service's, of api/runtime/sandbox/v1/sandbox.proto.
+const serviceName = "containerd.runtime.sandbox.v1.Sandbox"
+
 // RegisterTTRPC registers the service.
 func (s *Service) RegisterTTRPC(server *ttrpc.Server) error {
-	api.RegisterTTRPCSandboxService(server, s)
+	server.RegisterService(serviceName, &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
+		"CreateSandbox":   edge.Method(s.CreateSandbox),
+		"StartSandbox":    edge.Method(s.StartSandbox),
+		"Platform":        edge.Method(s.Platform),
+		"StopSandbox":     edge.Method(s.StopSandbox),
+		"WaitSandbox":     edge.Method(s.WaitSandbox),
+		"SandboxStatus":   edge.Method(s.SandboxStatus),
+		"PingSandbox":     edge.Method(s.PingSandbox),
+		"ShutdownSandbox": edge.Method(s.ShutdownSandbox),
+		"SandboxMetrics":  edge.Method(s.SandboxMetrics),
+		"UpdateSandbox":   edge.Method(s.UpdateSandbox),
+	}})
 	return nil
 }
 

@@ -4,7 +4,9 @@ import (
 	"context"
 	"net"
 	"path/filepath"
+	"reflect"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -48,6 +50,20 @@ func connect(t *testing.T) (api.TTRPCSandboxService, <-chan struct{}) {
 	client := ttrpc.NewClient(conn)
 	t.Cleanup(func() { client.Close(); server.Close() })
 	return api.NewTTRPCSandboxClient(client), exited
+}
+
+// A method that is not registered would look like one that is not there yet.
+func TestEveryMethodIsServed(t *testing.T) {
+	c, _ := connect(t)
+	for m := range reflect.TypeFor[api.TTRPCSandboxService]().Methods() {
+		f := reflect.ValueOf(c).MethodByName(m.Name)
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		out := f.Call([]reflect.Value{reflect.ValueOf(ctx), reflect.New(f.Type().In(1).Elem())})
+		if err, _ := out[1].Interface().(error); err != nil && strings.HasSuffix(err.Error(), "desc = method "+m.Name) {
+			t.Errorf("%s: %v", m.Name, err)
+		}
+	}
 }
 
 func TestASandboxThatNeverStarts(t *testing.T) {

@@ -1,48 +1,42 @@
 package task
 
 import (
-	"context"
-
-	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/ttrpc"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/shim/edge"
 )
 
-// taskV2 is the service's name for a containerd before 2.0. Its messages are
-// those of v3, field by field (api/runtime/task/v2/shim.proto), so one
+// The service's names: taskV2 is that for a containerd before 2.0. Its messages
+// are those of v3, field by field (api/runtime/task/v2/shim.proto), so one
 // implementation serves both names.
-const taskV2 = "containerd.task.v2.Task"
+const (
+	taskV3 = "containerd.task.v3.Task"
+	taskV2 = "containerd.task.v2.Task"
+)
 
 // RegisterTTRPC registers the service under both of its names.
 func (s *Service) RegisterTTRPC(server *ttrpc.Server) error {
-	taskapi.RegisterTTRPCTaskService(server, s)
-	server.RegisterService(taskV2, &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
-		"State":      method(s.State),
-		"Create":     method(s.Create),
-		"Start":      method(s.Start),
-		"Delete":     method(s.Delete),
-		"Pids":       method(s.Pids),
-		"Pause":      method(s.Pause),
-		"Resume":     method(s.Resume),
-		"Checkpoint": method(s.Checkpoint),
-		"Kill":       method(s.Kill),
-		"Exec":       method(s.Exec),
-		"ResizePty":  method(s.ResizePty),
-		"CloseIO":    method(s.CloseIO),
-		"Update":     method(s.Update),
-		"Wait":       method(s.Wait),
-		"Stats":      method(s.Stats),
-		"Connect":    method(s.Connect),
-		"Shutdown":   method(s.Shutdown),
-	}})
-	return nil
-}
-
-func method[Req, Resp any](f func(context.Context, *Req) (*Resp, error)) ttrpc.Method {
-	return func(ctx context.Context, unmarshal func(any) error) (any, error) {
-		req := new(Req)
-		if err := unmarshal(req); err != nil {
-			return nil, err
-		}
-		return f(ctx, req)
+	methods := map[string]ttrpc.Method{
+		"State":      edge.Method(s.State),
+		"Create":     edge.Method(s.Create),
+		"Start":      edge.Method(s.Start),
+		"Delete":     edge.Method(s.Delete),
+		"Pids":       edge.Method(s.Pids),
+		"Pause":      edge.Method(s.Pause),
+		"Resume":     edge.Method(s.Resume),
+		"Checkpoint": edge.Method(s.Checkpoint),
+		"Kill":       edge.Method(s.Kill),
+		"Exec":       edge.Method(s.Exec),
+		"ResizePty":  edge.Method(s.ResizePty),
+		"CloseIO":    edge.Method(s.CloseIO),
+		"Update":     edge.Method(s.Update),
+		"Wait":       edge.Method(s.Wait),
+		"Stats":      edge.Method(s.Stats),
+		"Connect":    edge.Method(s.Connect),
+		"Shutdown":   edge.Method(s.Shutdown),
 	}
+	for _, name := range []string{taskV3, taskV2} {
+		server.RegisterService(name, &ttrpc.ServiceDesc{Methods: methods})
+	}
+	return nil
 }
