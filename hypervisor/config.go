@@ -35,6 +35,10 @@ type Config struct {
 	// NIC is the containers' network interface, nil for a machine without one.
 	// It is a device apart from the link.
 	NIC *NIC
+	// Disks are the guest's disks, in the order in which its kernel finds and names
+	// them: /dev/vda, /dev/vdb and so on. At most MaxDisks. Such a machine cannot be
+	// saved or restored (see ValidateSave).
+	Disks []Disk
 	// CheckpointDir is an existing directory of the caller's that a later
 	// Checkpointer.Checkpoint fills, on a file system that survives a reboot.
 	// Empty for a machine that will not be saved.
@@ -80,7 +84,7 @@ func ValidateID(id string) error {
 }
 
 // Validate checks what can be checked without touching the host. Its errors
-// are errdefs.ErrInvalidArgument and name the field.
+// are errdefs.ErrInvalidArgument and name the field, but for ValidateSave's.
 func (c Config) Validate(caps Capabilities) error {
 	if err := ValidateID(c.ID); err != nil {
 		return err
@@ -100,5 +104,5 @@ func (c Config) Validate(caps Capabilities) error {
 		return fmt.Errorf("machine %s: network interface on tap %q with address %q: want a name and 6 bytes: %w",
 			c.ID, c.NIC.Tap, c.NIC.MAC, errdefs.ErrInvalidArgument)
 	}
-	return nil
+	return c.validateDisks()
 }

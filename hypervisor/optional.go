@@ -115,7 +115,8 @@ type Checkpointer interface {
 	// Checkpoint saves memory and devices to Config.CheckpointDir and ends the
 	// machine: it is the same as a power-off for whoever watches Done. All data
 	// is on disk when it returns. On error the machine runs on or has ended, and
-	// the directory holds nothing that Restore would take.
+	// the directory holds nothing that Restore would take. A machine with disks is
+	// errdefs.ErrNotImplemented, before anything has happened to it.
 	Checkpoint(ctx context.Context) error
 }
 
@@ -125,7 +126,8 @@ type Snapshotter interface {
 	// caller's that is empty, while the machine stands still, and lets it run
 	// again. What is there in the end is all that Restorer.Restore needs. All data
 	// is on disk when it returns. On error the machine runs on or has ended, and
-	// dir holds nothing that Restore would take.
+	// dir holds nothing that Restore would take. As for Checkpoint, disks are
+	// errdefs.ErrNotImplemented.
 	Snapshot(ctx context.Context, dir string) error
 }
 

@@ -21,6 +21,7 @@ var (
 	modules = []string{
 		"virtio_pci",
 		"virtio_net", // the link
+		"virtio_blk", // disks
 		"virtio_rng",
 		"9p", // root file systems and volumes
 		"9pnet_fd",

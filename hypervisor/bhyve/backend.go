@@ -129,6 +129,15 @@ func (b Backend) start(ctx context.Context, cfg hypervisor.Config, from string, 
 			return nil, fmt.Errorf("machine %s: %w", cfg.ID, err)
 		}
 	}
+	for _, d := range cfg.Disks {
+		// bhyve(8) opens them itself. Where it may not write it would give the guest a
+		// disk that is read-only (usr.sbin/bhyve/block_if.c).
+		f, err := d.Open()
+		if err != nil {
+			return nil, fmt.Errorf("machine %s: %w", cfg.ID, err)
+		}
+		f.Close()
+	}
 	destroyOrphans(ctx, b.vmm)
 
 	loader, err := b.loader()
@@ -254,6 +263,7 @@ func guestOf(cfg hypervisor.Config, vm, uuid, tap string) guest {
 			ACPI:    true,
 			Console: "stdio",
 			NICs:    nics,
+			Disks:   cfg.Disks,
 			Pinned:  cfg.CheckpointDir != "",
 		},
 		Kernel: cfg.Kernel, Initrd: cfg.Initrd,

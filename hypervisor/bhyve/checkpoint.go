@@ -81,6 +81,9 @@ func (m *machine) checkpoint(ctx context.Context) error {
 	if m.Process.HasExited() {
 		return hypervisor.ErrExited
 	}
+	if err := m.cfg.ValidateSave(); err != nil {
+		return err
+	}
 	dir := m.cfg.CheckpointDir
 	if dir == "" {
 		return fmt.Errorf("it was started without a directory for it: %w", errdefs.ErrFailedPrecondition)

@@ -148,6 +148,34 @@ func TestCheckpointThatCannotBe(t *testing.T) {
 		}
 		goesOn(t, r, m)
 	})
+	t.Run("disks", func(t *testing.T) {
+		disk := filepath.Join(t.TempDir(), "disk")
+		if err := os.WriteFile(disk, make([]byte, hypervisor.SectorSize), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r, m := launched(t, running, func(r *rig) { r.cfg.CheckpointDir, r.cfg.Disks = "", []hypervisor.Disk{{Path: disk}} })
+		conf, err := os.ReadFile(filepath.Join(r.cfg.Dir, configFile))
+		if err != nil || !strings.Contains(string(conf), "=virtio-blk\npci.0.3.0.path="+disk+"\npci.0.3.0.ro=false\n") {
+			t.Errorf("it has no disk (%v):\n%s", err, conf)
+		}
+		// Nor in the hands of another, who knows them by what is in its directory.
+		heir, err := r.Adopt(t.Context(), m.Record(), r.heirsBook(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range []hypervisor.Machine{m, heir} {
+			if err := m.(*machine).Checkpoint(t.Context()); !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), "disks") {
+				t.Errorf("got %v", err)
+			}
+		}
+		goesOn(t, r, m)
+		if err := heir.(*machine).Disown(); err != nil {
+			t.Error(err)
+		}
+		if _, err := r.Restore(t.Context(), r.cfg, t.TempDir(), r.book); !errdefs.IsNotImplemented(err) {
+			t.Errorf("restore: %v", err)
+		}
+	})
 	t.Run("no kernel for it", func(t *testing.T) {
 		r, m := launched(t, running, func(r *rig) { r.vmm.cannotSave = true })
 		if err := m.Checkpoint(t.Context()); !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), "BHYVE_SNAPSHOT") {

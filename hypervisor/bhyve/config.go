@@ -36,7 +36,7 @@ type config struct {
 	// nmdm(4) pair. Empty for no serial port.
 	Console string
 	NICs    []nic
-	Disks   []disk
+	Disks   []hypervisor.Disk
 }
 
 // nic is a virtio network device.
@@ -46,13 +46,6 @@ type nic struct {
 	Tap string
 	// MAC is the guest's address. Without one it would follow from the name.
 	MAC net.HardwareAddr
-}
-
-// disk is a virtio block device.
-type disk struct {
-	// Path is a file, a zvol or an md(4) device.
-	Path     string
-	ReadOnly bool
 }
 
 // PCI slots of bus 0. Devices are never added later, so they are counted from

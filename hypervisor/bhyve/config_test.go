@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/hypervisor"
 )
 
 const testUUID = "6f1d1b1e-0000-4000-8000-00000000abcd"
@@ -23,7 +25,7 @@ func TestFile(t *testing.T) {
 				{"tap7", net.HardwareAddr{2, 0, 0, 0, 0, 7}},
 				{"tap12", net.HardwareAddr{0x58, 0x9c, 0xfc, 0, 0, 1}},
 			},
-			Disks: []disk{{"/dev/zvol/pool/sbx 1", false}, {`/img/100%\a.raw`, true}},
+			Disks: []hypervisor.Disk{{Path: "/dev/zvol/pool/sbx 1"}, {Path: `/img/100%\a.raw`, ReadOnly: true}},
 		},
 	} {
 		want, err := os.ReadFile(filepath.Join("testdata", golden))
@@ -52,9 +54,9 @@ func TestFileRefuses(t *testing.T) {
 		"tap with options":     func(c *config) { c.NICs = []nic{{"tap0,mtu=9000", mac}} },
 		"no MAC":               func(c *config) { c.NICs = []nic{{"tap0", nil}} },
 		"multicast MAC":        func(c *config) { c.NICs = []nic{{"tap0", net.HardwareAddr{1, 0, 0x5e, 0, 0, 1}}} },
-		"relative disk":        func(c *config) { c.Disks = []disk{{"img.raw", false}} },
-		"disk with a line end": func(c *config) { c.Disks = []disk{{"/img\n.raw", false}} },
-		"too many disks":       func(c *config) { c.Disks = make([]disk, lpcSlot-firstSlot) },
+		"relative disk":        func(c *config) { c.Disks = []hypervisor.Disk{{Path: "img.raw"}} },
+		"disk with a line end": func(c *config) { c.Disks = []hypervisor.Disk{{Path: "/img\n.raw"}} },
+		"too many disks":       func(c *config) { c.Disks = make([]hypervisor.Disk, lpcSlot-firstSlot) },
 	} {
 		c := least()
 		change(&c)
@@ -65,7 +67,7 @@ func TestFileRefuses(t *testing.T) {
 	// The last slots are used.
 	c := least()
 	for len(c.Disks) < lpcSlot-firstSlot-1 {
-		c.Disks = append(c.Disks, disk{"/img", false})
+		c.Disks = append(c.Disks, hypervisor.Disk{Path: "/img"})
 	}
 	if _, err := c.file(); err != nil {
 		t.Error(err)

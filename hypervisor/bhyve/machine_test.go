@@ -331,6 +331,13 @@ func TestLaunchFails(t *testing.T) {
 			t.Errorf("got %v, %d receipts", err, r.book.Len())
 		}
 	})
+	t.Run("no disk", func(t *testing.T) {
+		r := newRig(t, running)
+		r.cfg.Disks = []hypervisor.Disk{{Path: filepath.Join(r.cfg.Dir, "none")}}
+		if _, err := r.Launch(t.Context(), r.cfg, r.book); !errdefs.IsNotFound(err) || r.book.Len() != 0 {
+			t.Errorf("got %v, %d receipts", err, r.book.Len())
+		}
+	})
 	t.Run("a tap where there are no namespaces", func(t *testing.T) {
 		r := newRig(t, running)
 		r.cfg.NIC = &hypervisor.NIC{Tap: "tap12", NetNS: "/run/netns/x", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 7}}

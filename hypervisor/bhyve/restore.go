@@ -21,6 +21,9 @@ func (b Backend) Restore(ctx context.Context, cfg hypervisor.Config, dir string,
 	if cfg.CheckpointDir != "" {
 		return nil, fmt.Errorf("restore machine %s: it could not be saved again: %w", cfg.ID, errdefs.ErrNotImplemented)
 	}
+	if err := cfg.ValidateSave(); err != nil {
+		return nil, err
+	}
 	return b.start(ctx, cfg, dir, book)
 }
 

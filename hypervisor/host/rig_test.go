@@ -59,6 +59,7 @@ type rig struct {
 	hypervisor.Machine
 	cfg    hypervisor.Config
 	book   *receipt.Book
+	client *ttrpc.Client
 	system agentv1.SystemService
 	thaw   agentv1.ThawService
 }
@@ -139,6 +140,7 @@ func (r *rig) connect() agentv1.SystemService {
 	}
 	client := ttrpc.NewClient(conn)
 	r.Cleanup(func() { client.Close() })
+	r.client = client
 	r.system, r.thaw = agentv1.NewSystemClient(client), agentv1.NewThawClient(client)
 	r.greet(testContext(r.T))
 	return r.system

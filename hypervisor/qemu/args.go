@@ -27,6 +27,8 @@ const (
 	linkSlot = 2 + iota
 	nicSlot
 	entropySlot
+	// firstDiskSlot and those after it, up to the board's own at the end.
+	firstDiskSlot
 )
 
 // maxCmdline is COMMAND_LINE_SIZE less its NUL, arch/x86/include/asm/setup.h.
@@ -42,6 +44,8 @@ type spec struct {
 	kvm bool
 	// cid is the guest's vsock address, 0 if the link is a tap.
 	cid uint32
+	// drives are what Disks are in, as QEMU inherits it.
+	drives []drive
 	// memory is the file that the guest's memory is in, "" for none. What the
 	// guest writes goes to the file if it is shared, and else is private.
 	memory string
@@ -77,6 +81,7 @@ func (s spec) args() ([]string, error) {
 		linkArgs(s.cid),
 		nicArgs(s.NIC),
 		entropyArgs(),
+		driveArgs(s.drives),
 	), nil
 }
 

@@ -125,6 +125,11 @@ func (m *machine) launch(ctx context.Context, caps hypervisor.Capabilities, s sp
 // start, so nothing is retried: the answer comes when QEMU has set up the
 // machine, or the connection ends when it has given up.
 func (m *machine) run(ctx context.Context, caps hypervisor.Capabilities, s spec, book *receipt.Book) error {
+	disks, err := openDisks(s.Disks)
+	if err != nil {
+		return err
+	}
+	defer closeFiles(disks)
 	linkFile, err := m.openLink(ctx, caps, &s, book)
 	if err != nil {
 		return err
@@ -150,6 +155,11 @@ func (m *machine) run(ctx context.Context, caps hypervisor.Capabilities, s spec,
 		s.memory, s.shared = fmt.Sprintf("/proc/self/fd/%d", monitorFD+len(inherited)), true
 		inherited = append(inherited, memory)
 	}
+
+	if s.drives, err = drivesOf(s.Disks, disks, monitorFD+len(inherited)); err != nil {
+		return err
+	}
+	inherited = append(inherited, disks...)
 
 	if s.qemu, err = installed(ctx); err != nil {
 		return err

@@ -31,7 +31,8 @@ func TestArguments(t *testing.T) {
 	hardware.cid = 70000
 	hardware.qemu = version{10, 0}
 	hardware.NIC = &hypervisor.NIC{Tap: "tap7", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 7}}
-	for name, s := range map[string]spec{"tcg-tap": base, "kvm-vsock-nic": hardware} {
+	hardware.drives = []drive{{fd: 6, readOnly: true}, {fd: 7, device: true}}
+	for name, s := range map[string]spec{"tcg-tap": base, "kvm-vsock-nic-disks": hardware} {
 		args, err := s.args()
 		if err != nil {
 			t.Fatal(err)

@@ -279,6 +279,8 @@ func TestLaunchRefusesBeforeItTakesAnything(t *testing.T) {
 		"no kernel":         {func(c *hypervisor.Config) { c.Kernel = filepath.Join(c.Dir, "none") }, errdefs.IsNotFound},
 		"no initrd":         {func(c *hypervisor.Config) { c.Initrd = filepath.Join(c.Dir, "none") }, errdefs.IsNotFound},
 		"too many vCPUs":    {func(c *hypervisor.Config) { c.VCPUs = maxVCPUs + 1 }, errdefs.IsInvalidArgument},
+		"no disk":           {func(c *hypervisor.Config) { c.Disks = []hypervisor.Disk{{Path: filepath.Join(c.Dir, "none")}} }, errdefs.IsNotFound},
+		"empty disk":        {func(c *hypervisor.Config) { c.Disks = []hypervisor.Disk{{Path: file}} }, errdefs.IsInvalidArgument},
 		"long command line": {func(c *hypervisor.Config) { c.Cmdline = []string{strings.Repeat("x", maxCmdline)} }, errdefs.IsInvalidArgument},
 	} {
 		cfg, book := good, testBook(t)

@@ -22,6 +22,9 @@ var _ hypervisor.Restorer = Backend{}
 // clones of one checkpoint share the pages that they have not written. One that
 // is to be saved again gets a copy of the file instead.
 func (b Backend) Restore(ctx context.Context, cfg hypervisor.Config, dir string, book *receipt.Book) (hypervisor.Machine, error) {
+	if err := cfg.ValidateSave(); err != nil {
+		return nil, err
+	}
 	return b.start(ctx, cfg, dir, book)
 }
 

@@ -27,6 +27,9 @@ func (m *machine) snapshot(ctx context.Context, dir string) error {
 	if m.Process.HasExited() {
 		return hypervisor.ErrExited
 	}
+	if err := m.cfg.ValidateSave(); err != nil {
+		return err
+	}
 	if taken, err := checkpoint.Exists(dir); err != nil || taken {
 		return errors.Join(err, fmt.Errorf("%s: %w", dir, errdefs.ErrAlreadyExists))
 	}
