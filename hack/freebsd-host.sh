@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")"
 
 prepare() {
-	for module in vmm nullfs if_tuntap pf; do
+	for module in vmm nullfs if_tuntap pf dummynet; do
 		# What is built into the kernel answers "already loaded or in kernel".
 		kldload -n $module 2>/dev/null || kldstat -q -m $module ||
 			echo "note: no module $module" >&2
@@ -16,6 +16,7 @@ prepare() {
 		pfctl -q -f - <<-'RULES' || :
 			set state-policy if-bound
 			ether block in quick on cubetap
+			ether anchor "cube/*" on cubeguest
 			nat-anchor "cube/*"
 			rdr-anchor "cube/*"
 			pass in quick on bhyvelink inet6 proto tcp all flags A/A no state

@@ -125,7 +125,7 @@ func (h *freebsd) unset(ctx context.Context) ([]string, error) {
 }
 
 func (h *freebsd) sandbox(r *record, p *policy.Compiled) pf.Sandbox {
-	s := pf.Sandbox{Name: r.Anchor, Tap: r.Tap, Bridge: h.cfg.Bridge, Address: r.Address, Policy: p}
+	s := pf.Sandbox{Name: r.Anchor, Tap: r.Tap, Bridge: h.cfg.Bridge, Address: r.Address, Policy: p, Pipe: r.Pipe}
 	if p != nil {
 		s.Opened = openOf(r.Opened, p)
 	}
@@ -178,7 +178,10 @@ func (h *freebsd) attach(ctx context.Context, r *record, p *policy.Compiled) err
 	if err := h.run(ctx, set); err != nil {
 		return err
 	}
-	if err := h.setPolicy(ctx, r, p); err != nil {
+	if err := h.limit(ctx, r, p.Bandwidth); err != nil {
+		return err
+	}
+	if err := h.load(ctx, r, p); err != nil {
 		return err
 	}
 	if err := h.dispatch(ctx); err != nil {
@@ -195,21 +198,36 @@ func (h *freebsd) attach(ctx context.Context, r *record, p *policy.Compiled) err
 }
 
 func (h *freebsd) setPolicy(ctx context.Context, r *record, p *policy.Compiled) error {
+	pipe, opened := r.Pipe, r.Opened
+	if err := h.limit(ctx, r, p.Bandwidth); err != nil {
+		return err
+	}
+	changed := r.Pipe != pipe
+	err := h.load(ctx, r, p)
+	if err != nil {
+		// The record's policy stays.
+		r.Opened = opened
+		err = errors.Join(err, h.limit(context.WithoutCancel(ctx), r, r.Policy.Bandwidth))
+	}
+	if changed {
+		err = errors.Join(err, h.dispatch(ctx), h.freeUnused(ctx, r))
+	}
+	return err
+}
+
+// load replaces a sandbox's rules, and ends the flows that they do not allow.
+func (h *freebsd) load(ctx context.Context, r *record, p *policy.Compiled) error {
 	was, err := r.Policy.Compile(r.DNS)
 	if err != nil {
 		return err
 	}
 	r.Opened = r.keptOpen(was, p)
 	s := h.sandbox(r, p)
-	rules, err := s.Rules()
-	if err != nil {
-		return err
-	}
 	if err := h.store.takePorts(r.ID, p.Publish); err != nil {
 		return err
 	}
 	// One at a time: pf has room for one that loads.
-	err = h.exclusively(ctx, func() error { return h.pf.Load(ctx, s.Anchor(), rules) })
+	err = h.exclusively(ctx, func() error { return h.pf.Load(ctx, s.Anchor(), s.Rules()) })
 	if err != nil {
 		return errors.Join(err, h.store.freePorts(r.ID, was.Publish))
 	}
@@ -271,7 +289,7 @@ func (h *freebsd) detach(ctx context.Context, r *record) (Released, error) {
 	if err != nil {
 		return released, err
 	}
-	if err := h.store.freePorts(r.ID, nil); err != nil || !ours {
+	if err := errors.Join(h.store.freePorts(r.ID, nil), h.setPipe(r, 0), h.freeUnused(ctx, r)); err != nil || !ours {
 		return released, err
 	}
 	// An entry that is not there is no matter.
@@ -281,6 +299,9 @@ func (h *freebsd) detach(ctx context.Context, r *record) (Released, error) {
 
 func (h *freebsd) check(ctx context.Context, r *record) error {
 	errs := []error{h.pf.Check(ctx, h.cfg.Bridge), h.pf.CheckSandbox(ctx, h.sandbox(r, nil))}
+	if r.Pipe != 0 {
+		errs = append(errs, h.pf.CheckPipe(ctx, r.Pipe, r.Policy.Bandwidth))
+	}
 	unset, serr := h.unset(ctx)
 	tap, terr := h.iface(ctx, r.Tap)
 	bridge, berr := h.iface(ctx, h.cfg.Bridge)
@@ -290,6 +311,7 @@ func (h *freebsd) check(ctx context.Context, r *record) error {
 		ok   bool
 		what string
 	}{
+		{(r.Pipe != 0) == (r.Policy.Bandwidth != 0), "the bandwidth is not the policy's"},
 		{len(unset) == 0, fmt.Sprintf("not set: %q", unset)},
 		{strings.Contains(tap, "description: "+h.mark(r.ID)+"\n"), r.Tap + " is not there"},
 		{strings.Contains(tap, "<UP,"), r.Tap + " is down"},
@@ -394,7 +416,8 @@ func (h *freebsd) sweep(ctx context.Context, known func(anchor, tap string) bool
 	if len(removed) > 0 {
 		errs = append(errs, h.dispatch(ctx))
 	}
-	return removed, errors.Join(errs...)
+	pipes, err := h.freePipes(ctx, func(owner string, _ pf.Pipe) bool { return known(anchorName(owner), "") })
+	return append(removed, pipes...), errors.Join(append(errs, err)...)
 }
 
 func (h *freebsd) destroy(ctx context.Context) error {

@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"encoding/binary"
+	"io"
 	"net"
 	"net/netip"
 	"slices"
@@ -234,43 +235,62 @@ func TestTenSandboxes(t *testing.T) {
 	}
 }
 
-// What is over the bandwidth does not pass.
+// What is over the bandwidth does not pass, in either direction, also of a flow that
+// was open before there was one; and without it the flow goes on.
 func TestBandwidth(t *testing.T) {
-	if !limitsBandwidth {
-		t.Skip("a bandwidth is refused on this system")
-	}
-	const rate = 1 << 20
 	r := newRig(t, policy.Policy{Allow: []policy.Rule{rule("tcp", nil, "0.0.0.0/0")}})
-	r.serve(r.world, 80)
-	slow := r.guest("slow", &policy.Policy{Allow: r.net.cfg.Policy.Allow, Bandwidth: rate})
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
-	defer cancel()
-	conn, err := r.open(ctx, slow.place, "tcp", friend+":80")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Now()) })()
-	began := time.Now()
-	const size = 3 << 20
-	go func() {
-		buf := make([]byte, 64<<10)
-		for n := 0; n < size; n += len(buf) {
-			if _, err := conn.Write(buf); err != nil {
-				return
-			}
-		}
-	}()
-	got := 0
-	for buf := make([]byte, 64<<10); got < size; {
-		n, err := conn.Read(buf)
-		if got += n; err != nil {
-			t.Fatalf("after %d bytes: %v", got, err)
-		}
+	if why := whyNoBandwidth(); why != "" {
+		t.Skip(why)
 	}
 	// A slow machine takes longer; none can be faster than the limit with its
 	// burst, which is what a second has room for and a bit.
-	if least := time.Duration(size-rate-(512<<10)) * time.Second / rate; time.Since(began) < least {
-		t.Errorf("%d bytes took %v, at least %v at %d bytes a second", size, time.Since(began), least, rate)
+	const rate, size, least = 1 << 20, 3 << 20, 1500 * time.Millisecond
+	// One server hears all, and then answers; another speaks.
+	r.listen(r.world, 80, func(c net.Conn) {
+		if _, err := io.CopyN(io.Discard, c, size); err == nil {
+			c.Write(make([]byte, 1))
+		}
+	})
+	r.listen(r.world, 81, func(c net.Conn) { c.Write(make([]byte, size)) })
+	ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
+	defer cancel()
+	dial := func(g *guest, port string) net.Conn {
+		t.Helper()
+		conn, err := g.dial(ctx, "tcp", friend+":"+port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Now()) })
+		t.Cleanup(func() { stop(); conn.Close() })
+		return conn
 	}
+	// takes sends and receives so much.
+	takes := func(conn net.Conn, sends, receives int64) time.Duration {
+		t.Helper()
+		began := time.Now()
+		go conn.Write(make([]byte, sends))
+		if n, err := io.CopyN(io.Discard, conn, receives); err != nil {
+			t.Fatalf("after %d bytes: %v", n, err)
+		}
+		return time.Since(began)
+	}
+	limited := policy.Policy{Allow: r.net.cfg.Policy.Allow, Bandwidth: rate}
+	slow, changed := r.guest("slow", &limited), r.guest("changed", nil)
+	if took := takes(dial(slow, "80"), size, 1); took < least {
+		t.Errorf("to send %d bytes took %v, at least %v at %d bytes a second", size, took, least, rate)
+	}
+	if took := takes(dial(slow, "81"), 0, size); took < least {
+		t.Errorf("to receive %d bytes took %v, at least %v at %d bytes a second", size, took, least, rate)
+	}
+	before, after := dial(changed, "80"), dial(changed, "80")
+	set := func(p policy.Policy) {
+		t.Helper()
+		r.in(func() error { return r.net.SetPolicy(ctx, "changed", p) })
+	}
+	set(limited)
+	if took := takes(before, size, 1); took < least {
+		t.Errorf("to send %d bytes by an open flow took %v, at least %v at %d bytes a second", size, took, least, rate)
+	}
+	set(r.net.cfg.Policy)
+	takes(after, size, 1)
 }

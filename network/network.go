@@ -47,7 +47,7 @@ type host interface {
 	check(ctx context.Context, r *record) error
 	// counters are by the sandbox's anchor.
 	counters(ctx context.Context, records []*record) (map[string]Counters, error)
-	// sweep removes taps and rules of this network's that known says nobody
+	// sweep removes taps, rules and pipes of this network's that known says nobody
 	// has, and names them.
 	sweep(ctx context.Context, known func(anchor, tap string) bool) ([]string, error)
 	// destroy undoes prepare.

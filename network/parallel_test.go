@@ -28,7 +28,7 @@ func churn(cfg Config) {
 		id := fmt.Sprint("churn", rand.IntN(20))
 		// Errors are of no matter: others work on the same ids.
 		_, _ = n.Add(ctx, Request{ID: id})
-		_ = n.SetPolicy(ctx, id, policy.Policy{Deny: []policy.Rule{{Peers: []string{foe}}}})
+		_ = n.SetPolicy(ctx, id, policy.Policy{Deny: []policy.Rule{{Peers: []string{foe}}}, Bandwidth: 1 << 20})
 		_ = n.Check(ctx, id)
 		_, _ = n.Del(ctx, id)
 	}

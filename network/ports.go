@@ -25,8 +25,8 @@ func (s store) port(p policy.Published) string {
 	return filepath.Join(s.ports(), fmt.Sprintf("%s-%d", policy.ProtocolName(p.Protocol), p.Host))
 }
 
-// portOwner is what the link of a sandbox's port says.
-func (s store) portOwner(id string) string { return filepath.Base(s.dir) + "/" + id }
+// claimant is what the link of a sandbox's port says.
+func (s store) claimant(id string) string { return filepath.Base(s.dir) + "/" + id }
 
 // takePorts makes ports the sandbox's, those that it has included.
 // errdefs.ErrAlreadyExists names one that is another's; then it has no more than
@@ -48,9 +48,9 @@ func (s store) takePorts(id string, ports []policy.Published) (err error) {
 	}()
 	for _, p := range ports {
 		path := s.port(p)
-		err := os.Symlink(s.portOwner(id), path)
+		err := os.Symlink(s.claimant(id), path)
 		if owner, rerr := os.Readlink(path); errors.Is(err, fs.ErrExist) && rerr == nil {
-			if owner == s.portOwner(id) {
+			if owner == s.claimant(id) {
 				continue
 			}
 			return fmt.Errorf("port %d of the host is published by %s: %w", p.Host, owner, errdefs.ErrAlreadyExists)
@@ -75,7 +75,7 @@ func (s store) freePorts(id string, keep []policy.Published) error {
 	var errs []error
 	for _, e := range entries {
 		path := filepath.Join(s.ports(), e.Name())
-		if owner, err := os.Readlink(path); err != nil || owner != s.portOwner(id) {
+		if owner, err := os.Readlink(path); err != nil || owner != s.claimant(id) {
 			continue
 		}
 		if !slices.ContainsFunc(keep, func(p policy.Published) bool { return s.port(p) == path }) {

@@ -24,8 +24,13 @@ import (
 // A tap's frames begin with their addresses here.
 var frameHeader []byte
 
-// What this system's packet filter has no words for.
-const limitsBandwidth = false
+// whyNoBandwidth says why there can be no bandwidth.
+func whyNoBandwidth() string {
+	if exec.Command("/sbin/kldstat", "-q", "-m", "dummynet").Run() != nil {
+		return "needs dummynet: kldload dummynet"
+	}
+	return ""
+}
 
 // pf sees packets, and not what carries them; the bridge drops the others.
 var counterOf = map[crime]func(Counters) uint64{forged: spoofed, disguised: denied, forbidden: denied}
@@ -214,7 +219,11 @@ func (r *rig) leftOnHost() (all []string, err error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	for _, p := range ports {
+	pipes, err := os.ReadDir(r.net.store.pipes())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	for _, p := range append(ports, pipes...) {
 		all = append(all, p.Name())
 	}
 	for _, argv := range [][]string{
@@ -230,6 +239,15 @@ func (r *rig) leftOnHost() (all []string, err error) {
 			if strings.Contains(string(line), "sandbox-") || strings.Contains(string(line), "10.77.0.") && !strings.Contains(string(line), r.net.cfg.Gateway.String()+")") {
 				all = append(all, strings.TrimSpace(string(line)))
 			}
+		}
+	}
+	if whyNoBandwidth() == "" {
+		out, err := run(r.t.Context(), "", "/sbin/dnctl", "pipe", "list")
+		if err != nil {
+			return nil, err
+		}
+		for line := range bytes.Lines(out) {
+			all = append(all, "pipe "+string(line))
 		}
 	}
 	return all, nil

@@ -147,28 +147,36 @@ func pump(dst, src *os.File) {
 	}
 }
 
-// serve answers TCP connections and UDP datagrams to a port of a place with what
-// it is sent.
-func (r *rig) serve(p *place, port uint16) {
+// listen gives each TCP connection to a port of a place to a function, and closes it
+// then.
+func (r *rig) listen(p *place, port uint16, serve func(net.Conn)) {
 	r.t.Helper()
 	l, err := p.listen(port)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	u, err := p.listenPacket(port)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	r.t.Cleanup(func() { l.Close(); u.Close() })
+	r.t.Cleanup(func() { l.Close() })
 	go func() {
 		for {
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
-			go func() { defer c.Close(); io.Copy(c, c) }()
+			go func() { defer c.Close(); serve(c) }()
 		}
 	}()
+}
+
+// serve answers TCP connections and UDP datagrams to a port of a place with what
+// it is sent.
+func (r *rig) serve(p *place, port uint16) {
+	r.t.Helper()
+	r.listen(p, port, func(c net.Conn) { io.Copy(c, c) })
+	u, err := p.listenPacket(port)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { u.Close() })
 	go func() {
 		buf := make([]byte, 64<<10)
 		for {

@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/pf"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/policy"
 )
 
@@ -45,6 +46,9 @@ type record struct {
 	// Opened are the open addresses of domain names, where the packet filter does
 	// not close them by itself.
 	Opened []opened `json:"opened,omitempty"`
+	// Pipe is what the guest's frames go through for the policy's bandwidth, where that
+	// is the work of dummynet(4).
+	Pipe pf.Pipe `json:"pipe,omitempty"`
 	// port is the request's.
 	port *Port
 }
@@ -81,6 +85,7 @@ func (s store) destroy() error {
 	state := filepath.Dir(s.dir)
 	// Other networks may have some.
 	_ = os.Remove(s.ports())
+	_ = os.Remove(s.pipes())
 	if os.Remove(state) == nil && state == stateDir {
 		// The shim's, which removes it as well where it is the last.
 		_ = os.Remove(filepath.Dir(state))

@@ -24,6 +24,9 @@
 // A sandbox is loaded in one transaction, tables included. pf looks for a state
 // before it looks at rules, so a changed policy has to kill the states that it
 // outlaws: see Outlawed.
+//
+// A bandwidth is two pipes of dummynet(4), which lines of the network send the
+// guest's frames through, on the bridge: see Pipe.
 package pf
 
 // Root is the anchor that everything is below. It has no rules itself.
@@ -39,14 +42,15 @@ const (
 	TapGroup = "cubetap"
 )
 
-// MainRules is what an administrator puts into pf.conf(5): the first line before
+// MainRules is what an administrator puts into pf.conf(5): the first two lines before
 // the translation rules, the next two among them, the others before every filter
 // rule that is "quick" and not for one interface.
 //
 // The first is for frames that if_bridge(4) leaves to the tap itself, which would
 // bypass the bridge's rules: a copy of each broadcast, and what is sent to the
-// tap's own hardware address.
+// tap's own hardware address. The second is where bandwidths are.
 const MainRules = `ether block in quick on cubetap
+ether anchor "cube/*" on cubeguest
 nat-anchor "cube/*"
 rdr-anchor "cube/*"
 anchor "cube/*"

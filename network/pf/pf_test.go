@@ -63,27 +63,19 @@ func sandbox(t *testing.T, p policy.Policy) Sandbox {
 
 func TestGolden(t *testing.T) {
 	for name, p := range map[string]policy.Policy{"default.pf": {}, "full.pf": full} {
-		rules, err := sandbox(t, p).Rules()
-		if err != nil {
-			t.Fatal(err)
-		}
-		golden(t, name, rules)
+		golden(t, name, sandbox(t, p).Rules())
 	}
 	d := Dispatch{Bridge: "cubenet0", Subnet: netip.MustParsePrefix("10.77.0.0/24"), Egress: []string{"em0", "em1"}, Sandboxes: []Sandbox{
 		{Name: "sandbox-a.1", Tap: "tap100", Bridge: "cubenet0", Address: netip.MustParseAddr("10.77.0.10")},
-		{Name: "sandbox-b", Tap: "tap101", Bridge: "cubenet0", Address: netip.MustParseAddr("10.77.0.11")},
+		{Name: "sandbox-b", Tap: "tap101", Bridge: "cubenet0", Address: netip.MustParseAddr("10.77.0.11"), Pipe: 40002},
+		{Name: "sandbox-c", Tap: "tap102", Bridge: "cubenet0", Address: netip.MustParseAddr("10.77.0.12"), Pipe: 40004},
 	}}
 	golden(t, "dispatch.pf", d.Rules())
 }
 
-func TestWhatPfCannotDoIsRefused(t *testing.T) {
-	if _, err := sandbox(t, policy.Policy{Bandwidth: 1}).Rules(); !errdefs.IsNotImplemented(err) {
-		t.Errorf("a bandwidth: %v, want not implemented", err)
-	}
-}
-
 func TestCheckMain(t *testing.T) {
 	printed := `ether block in quick on cubetap l3 all
+ether anchor "cube/*" on cubeguest l3 all
 nat-anchor "cube/*" all
 rdr-anchor "cube/*" all
 pass in quick on bhyvelink inet6 proto tcp all flags A/A no state
@@ -100,6 +92,8 @@ pass all flags S/SA keep state
 		"other anchors":               {"anchor \"ftp-proxy/*\" all\n" + printed, true},
 		"nothing":                     {"", false},
 		"no fence for frames":         {strings.Replace(printed, "ether block in quick on cubetap l3 all\n", "", 1), false},
+		"no place for bandwidths":     {strings.Replace(printed, "ether anchor \"cube/*\" on cubeguest l3 all\n", "", 1), false},
+		"one of another interface":    {strings.Replace(printed, "cubeguest l3 all", "em0 l3 all", 1), false},
 		"no nat":                      {strings.Replace(printed, "nat-anchor", "nat-anchor-not", 1), false},
 		"only on one interface":       {strings.Replace(printed, "\nanchor \"cube/*\" all", "\nanchor \"cube/*\" on em0 all", 1), false},
 		"no fence":                    {strings.Replace(printed, "block drop quick on cubeguest all\n", "", 1), false},
@@ -189,11 +183,7 @@ func TestFlowsToNames(t *testing.T) {
 	if got := Outlawed(s, append(slices.Clone(kept), cut...), func(netip.Addr) bool { return false }); !slices.Equal(got, cut) {
 		t.Errorf("outlawed: %v, want %v", got, cut)
 	}
-	rules, err := s.Rules()
-	if err != nil {
-		t.Fatal(err)
-	}
-	golden(t, "names.pf", rules)
+	golden(t, "names.pf", s.Rules())
 }
 
 // recorder is a pfctl that remembers, and knows some anchors.

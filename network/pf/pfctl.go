@@ -93,10 +93,15 @@ func checkMain(rules []byte) error {
 		return fmt.Errorf("pf does not keep guests from the host (%s): put these lines into pf.conf and load it (docs/network.md):\n%s%w",
 			why, MainRules, errdefs.ErrFailedPrecondition)
 	}
+	begins := func(line string) func([]string) bool {
+		words := strings.Fields(line)
+		return func(w []string) bool {
+			return slices.Equal(w[:min(len(words), len(w))], words) && !slices.Contains(w, "from")
+		}
+	}
 	want := []func(words []string) bool{
-		func(w []string) bool {
-			return slices.Equal(w[:min(6, len(w))], strings.Fields("ether block in quick on "+TapGroup)) && !slices.Contains(w, "from")
-		},
+		begins("ether block in quick on " + TapGroup),
+		begins(`ether anchor "` + Root + `/*" on ` + Group),
 		isAnchor("nat-anchor"), isAnchor("rdr-anchor"), isAnchor("anchor"),
 		func(w []string) bool { return slices.Equal(w, []string{"block", "drop", "quick", "on", Group, "all"}) },
 	}
@@ -157,7 +162,10 @@ func (c Control) CheckSandbox(ctx context.Context, s Sandbox) error {
 			return fmt.Errorf("anchor %s has no line %q", network, line)
 		}
 	}
-	return nil
+	if s.Pipe == 0 {
+		return nil
+	}
+	return c.checkShapes(ctx, s)
 }
 
 // noRoom is all that pfctl says where pf cannot begin a transaction (pfctl_rules in

@@ -5,8 +5,6 @@ import (
 	"net/netip"
 	"strings"
 
-	"github.com/containerd/errdefs"
-
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/policy"
 )
 
@@ -20,6 +18,8 @@ type Sandbox struct {
 	Policy      *policy.Compiled
 	// Opened are the open addresses of domain names, by the policy's Names.
 	Opened [][]netip.Addr
+	// Pipe is what the guest's frames go through, 0 if nothing.
+	Pipe Pipe
 }
 
 // Anchor is the path of the sandbox's anchor.
@@ -32,13 +32,9 @@ const publishedTag = "cubepublished"
 func (s Sandbox) denied() string  { return "denied:" + s.Name }
 func (s Sandbox) spoofed() string { return "spoofed:" + s.Name }
 
-// Rules is the sandbox's ruleset. errdefs.ErrNotImplemented names what of the
-// policy pf has no words for.
-func (s Sandbox) Rules() (string, error) {
+// Rules is the sandbox's ruleset. Its bandwidth is elsewhere: see Pipe.
+func (s Sandbox) Rules() string {
 	p := s.Policy
-	if p.Bandwidth > 0 {
-		return "", fmt.Errorf("policy: bandwidth: pf leaves that to dummynet(4): %w", errdefs.ErrNotImplemented)
-	}
 	r := &ruleset{}
 	deny, resolver := r.tables("deny", p.Deny), r.tables("resolver", p.Resolvers)
 	allow, accept := r.tables("allow", p.Allow), r.tables("accept", p.Accept)
@@ -108,7 +104,7 @@ func (s Sandbox) Rules() (string, error) {
 		r.services(m.Service, passesOut, " from <"+accept[i]+">"+to, bound)
 	}
 	r.line("%s from any%s%s", deniesOut, to, denied)
-	return r.String(), nil
+	return r.String()
 }
 
 // ruleset is text under way.
@@ -181,6 +177,14 @@ type Dispatch struct {
 // Rules is the ruleset of the network's anchor.
 func (d Dispatch) Rules() string {
 	r := &ruleset{}
+	// pf skips those of one direction at once.
+	for i := range 2 {
+		for _, s := range d.Sandboxes {
+			if s.Pipe != 0 {
+				r.line("%s", s.shapes()[i])
+			}
+		}
+	}
 	// A guest of another network has to see who speaks: it trusts the host.
 	r.line("no nat on %s inet from %s to any", Group, d.Subnet)
 	for _, name := range d.Egress {

@@ -44,7 +44,7 @@ type Policy struct {
 	Publish []Port `json:"publish,omitempty" toml:"publish"`
 	// Bandwidth is the most that passes between the guest and the rest of the
 	// world in each direction, in bytes a second; 0 for no limit. The host's own
-	// connections to the guest do not count.
+	// connections to the guest do not count on Linux.
 	Bandwidth uint64 `json:"bandwidth,omitempty" toml:"bandwidth"`
 	// MaxFlows bounds how many flows the guest may have open at a time; 0 for
 	// DefaultMaxFlows. The host's table of flows is one for all.

@@ -22,6 +22,7 @@ func system() []item {
 		{name: "bhyve(8)", look: programs},
 		{name: "pf(4)", look: fence},
 		{name: "tap(4)", look: tap},
+		{name: "dummynet(4)", optional: true, look: dummynet},
 		{name: "nullfs(5)", look: nullfs},
 		{name: "ZFS snapshots", optional: true, look: zfs},
 		{name: "checkpoints in the kernel", optional: true, look: kernelCheckpoint},
@@ -82,6 +83,17 @@ func tap(ctx context.Context) (found string, err error) {
 // loaded says whether the kernel has a module, built in or not.
 func loaded(ctx context.Context, module string) bool {
 	return exec.CommandContext(ctx, "/sbin/kldstat", "-q", "-m", module).Run() == nil
+}
+
+// dummynet is of use to who limits a bandwidth (package network).
+func dummynet(ctx context.Context) (string, error) {
+	if !loaded(ctx, "dummynet") {
+		return "", errors.New(`a bandwidth in a network's policy is refused; for one, "kldload dummynet", and dummynet_load="YES" in /boot/loader.conf`)
+	}
+	if _, err := os.Stat("/sbin/dnctl"); err != nil {
+		return "", fmt.Errorf("%w: it is part of the base system's package ipfw, and a bandwidth is refused without it", err)
+	}
+	return "loaded", nil
 }
 
 func nullfs(ctx context.Context) (string, error) {
