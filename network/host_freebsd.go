@@ -3,7 +3,9 @@ package network
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os/exec"
@@ -11,6 +13,9 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/iface"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/pf"
 )
 
@@ -18,12 +23,31 @@ import (
 const commandTimeout = 30 * time.Second
 
 func newHost(cfg Config, s store) (host, error) {
-	return &freebsd{cfg: cfg, store: s, pf: pf.Control{Run: run}, egress: egressBut}, nil
+	return &freebsd{cfg: cfg, store: s, pf: pf.Control{Run: run, AtOnce: toolsAtOnce}, kernel: thisKernel{}}, nil
 }
 
-// tools bounds how many of them this process runs at a time: fifty callers that
+// thisKernel is the one that runs.
+type thisKernel struct{}
+
+func (thisKernel) egress(bridge string) ([]string, error) { return egressBut(bridge) }
+func (thisKernel) knob(name string) (uint32, error)       { return unix.SysctlUint32(name) }
+func (thisKernel) create(name string) error               { return iface.Create(name) }
+func (thisKernel) isUp(name string) (bool, error)         { return iface.IsUp(name) }
+func (thisKernel) describe(name, text string) error       { return iface.Describe(name, text) }
+
+func (thisKernel) description(name string) (string, error) {
+	text, err := iface.Description(name)
+	if errors.Is(err, unix.ENXIO) {
+		err = fmt.Errorf("%s: %w", name, fs.ErrNotExist)
+	}
+	return text, err
+}
+
+// toolsAtOnce bounds how many of them this process runs at a time: fifty callers that
 // start one each would all wait for all.
-var tools = make(chan struct{}, 8)
+const toolsAtOnce = 8
+
+var tools = make(chan struct{}, toolsAtOnce)
 
 // run runs a tool of the base system. An error has what it said.
 func run(ctx context.Context, stdin string, argv ...string) ([]byte, error) {

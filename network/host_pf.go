@@ -2,7 +2,6 @@ package network
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -26,8 +25,21 @@ type freebsd struct {
 	cfg   Config
 	store store
 	pf    pf.Control
-	// egress is egressBut.
-	egress func(bridge string) ([]string, error)
+	kernel
+}
+
+// kernel is what is had without a program.
+type kernel interface {
+	// egress names the interfaces by which guests can leave the host.
+	egress(bridge string) ([]string, error)
+	// knob reads a sysctl; fs.ErrNotExist if there is none.
+	knob(name string) (uint32, error)
+	// create makes an interface; fs.ErrExist if there is one of that name.
+	create(name string) error
+	describe(name, text string) error
+	// description is an interface's; fs.ErrNotExist if there is none.
+	description(name string) (string, error)
+	isUp(name string) (bool, error)
 }
 
 const (
@@ -71,7 +83,19 @@ func (h *freebsd) exclusively(ctx context.Context, f func() error) error {
 }
 
 func (h *freebsd) prepare(ctx context.Context) error {
-	if err := h.pf.Check(ctx, h.cfg.Bridge); err != nil {
+	isThere := false
+	err := h.pf.Together(ctx,
+		func(ctx context.Context) error { return h.pf.Check(ctx, h.cfg.Bridge) },
+		func(ctx context.Context) error {
+			bridge, err := h.iface(ctx, h.cfg.Bridge)
+			isThere = strings.Contains(bridge, h.gateway())
+			return err
+		})
+	if err != nil {
+		return err
+	}
+	unset, err := h.unset()
+	if err != nil || isThere && len(unset) == 0 {
 		return err
 	}
 	return h.exclusively(ctx, func() error {
@@ -84,8 +108,10 @@ func (h *freebsd) prepare(ctx context.Context) error {
 				return err
 			}
 		}
-		if err := h.run(ctx, append([]string{sysctl}, knobs...)); err != nil {
-			return err
+		if len(unset) > 0 {
+			if err := h.run(ctx, append([]string{sysctl}, unset...)); err != nil {
+				return err
+			}
 		}
 		if strings.Contains(bridge, h.gateway()) {
 			return nil
@@ -103,25 +129,28 @@ func (h *freebsd) gateway() string { return "inet " + h.cfg.Gateway.String() + "
 // knobs are sysctls without which a guest's packets are not seen where the rules
 // look for them (package pf): on taps, also those that are for the host itself.
 // Of what is not IP, ARP passes alone.
-var knobs = []string{
-	"net.inet.ip.forwarding=1", "net.inet.ip.redirect=0",
-	"net.link.bridge.pfil_member=1", "net.link.bridge.pfil_local_phys=1",
-	"net.link.bridge.pfil_bridge=0", "net.link.bridge.pfil_onlyip=1",
+var knobs = []struct {
+	name  string
+	value uint32
+}{
+	{"net.inet.ip.forwarding", 1}, {"net.inet.ip.redirect", 0},
+	{"net.link.bridge.pfil_member", 1}, {"net.link.bridge.pfil_local_phys", 1},
+	{"net.link.bridge.pfil_bridge", 0}, {"net.link.bridge.pfil_onlyip", 1},
 }
 
-// unset are the knobs that are set otherwise.
-func (h *freebsd) unset(ctx context.Context) ([]string, error) {
-	argv := []string{sysctl, "-e"}
-	for _, knob := range knobs {
-		name, _, _ := strings.Cut(knob, "=")
-		argv = append(argv, name)
+// unset are the knobs that are set otherwise, in the words that set them. Some are not
+// there before the first bridge is.
+func (h *freebsd) unset() (all []string, err error) {
+	for _, k := range knobs {
+		value, err := h.knob(k.name)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("sysctl %s: %w", k.name, err)
+		}
+		if err != nil || value != k.value {
+			all = append(all, fmt.Sprintf("%s=%d", k.name, k.value))
+		}
 	}
-	out, err := h.pf.Run(ctx, "", argv...)
-	if err != nil {
-		return nil, err
-	}
-	set := strings.Fields(string(out))
-	return slices.DeleteFunc(slices.Clone(knobs), func(knob string) bool { return slices.Contains(set, knob) }), nil
+	return all, nil
 }
 
 func (h *freebsd) sandbox(r *record, p *policy.Compiled) pf.Sandbox {
@@ -157,44 +186,49 @@ func (h *freebsd) attach(ctx context.Context, r *record, p *policy.Compiled) err
 	if r.NetNS != "" {
 		return fmt.Errorf("network namespace %s: there are none: %w", r.NetNS, errdefs.ErrNotImplemented)
 	}
-	makeTap := h.makeTap
-	if r.port != nil {
-		makeTap = h.takePort
-	}
-	if err := makeTap(ctx, r); err != nil {
-		return err
-	}
-	bridge, err := h.iface(ctx, h.cfg.Bridge)
+	isNew, err := h.haveTap(ctx, r)
 	if err != nil {
 		return err
 	}
-	isMember := lineOf(bridge, "member: "+r.Tap+" ") != ""
+	isMember := false
+	if !isNew {
+		bridge, err := h.iface(ctx, h.cfg.Bridge)
+		if err != nil {
+			return err
+		}
+		isMember = lineOf(bridge, "member: "+r.Tap+" ") != ""
+	}
 	// In the groups that are denied everything, before it can carry anything.
 	set := []string{ifconfig, r.Tap, "inet6", "ifdisabled", "group", pf.Group, "group", pf.TapGroup}
+	join := []string{ifconfig, h.cfg.Bridge}
 	if !isMember {
 		// A member's cannot be changed.
 		set = append(set, "mtu", fmt.Sprint(r.MTU))
+		join = append(join, "addm", r.Tap)
 	}
-	if err := h.run(ctx, set); err != nil {
+	err = h.pf.Together(ctx,
+		func(ctx context.Context) error { return h.run(ctx, set) },
+		func(ctx context.Context) error {
+			return h.run(ctx, []string{arp, "-s", r.Address.String(), r.MAC.String()})
+		},
+		func(ctx context.Context) error { return h.enforce(ctx, r, p) })
+	if err != nil {
 		return err
 	}
+	return h.run(ctx,
+		append(join, "private", r.Tap, "-learn", r.Tap, "-discover", r.Tap, "static", r.Tap, r.MAC.String()),
+		[]string{ifconfig, r.Tap, "up"})
+}
+
+// enforce puts the record's policy into force.
+func (h *freebsd) enforce(ctx context.Context, r *record, p *policy.Compiled) error {
 	if err := h.limit(ctx, r, p.Bandwidth); err != nil {
 		return err
 	}
 	if err := h.load(ctx, r, p); err != nil {
 		return err
 	}
-	if err := h.dispatch(ctx); err != nil {
-		return err
-	}
-	join := []string{ifconfig, h.cfg.Bridge}
-	if !isMember {
-		join = append(join, "addm", r.Tap)
-	}
-	return h.run(ctx,
-		append(join, "private", r.Tap, "-learn", r.Tap, "-discover", r.Tap, "static", r.Tap, r.MAC.String()),
-		[]string{arp, "-s", r.Address.String(), r.MAC.String()},
-		[]string{ifconfig, r.Tap, "up"})
+	return h.dispatch(ctx)
 }
 
 func (h *freebsd) setPolicy(ctx context.Context, r *record, p *policy.Compiled) error {
@@ -261,11 +295,10 @@ func (h *freebsd) load(ctx context.Context, r *record, p *policy.Compiled) error
 func (h *freebsd) unanswered(p *policy.Compiled) []policy.Published { return p.Publish }
 
 func (h *freebsd) detach(ctx context.Context, r *record) (Released, error) {
-	tap, err := h.iface(ctx, r.Tap)
+	_, ours, err := h.whose(r)
 	if err != nil {
 		return Released{}, err
 	}
-	ours := strings.Contains(tap, "description: "+h.mark(r.ID)+"\n")
 	if ours {
 		if err := h.run(ctx, []string{ifconfig, r.Tap, "down"}); err != nil {
 			return Released{}, err
@@ -277,102 +310,30 @@ func (h *freebsd) detach(ctx context.Context, r *record) (Released, error) {
 	if err := h.dispatch(ctx); err != nil {
 		return Released{}, err
 	}
+	// From here on nothing makes a state: the tap is down, and no rule lets anything
+	// through to the address.
 	before, err := h.pf.States(ctx, r.Address)
-	if err == nil {
-		err = h.pf.KillAll(ctx, r.Address)
-	}
-	if err != nil {
-		return Released{}, err
-	}
-	after, err := h.pf.States(ctx, r.Address)
-	released := Released{StatesBefore: len(before), StatesAfter: len(after)}
+	released := Released{StatesBefore: len(before)}
 	if err != nil {
 		return released, err
+	}
+	if len(before) > 0 {
+		left, err := h.pf.KillAll(ctx, r.Address)
+		released.StatesAfter = len(left)
+		if err != nil {
+			return released, err
+		}
 	}
 	if err := errors.Join(h.store.freePorts(r.ID, nil), h.setPipe(r, 0), h.freeUnused(ctx, r)); err != nil || !ours {
 		return released, err
 	}
-	// An entry that is not there is no matter.
-	_ = h.run(ctx, []string{arp, "-d", r.Address.String()})
-	return released, h.destroyTap(ctx, r.Tap)
-}
-
-func (h *freebsd) check(ctx context.Context, r *record) error {
-	errs := []error{h.pf.Check(ctx, h.cfg.Bridge), h.pf.CheckSandbox(ctx, h.sandbox(r, nil))}
-	if r.Pipe != 0 {
-		errs = append(errs, h.pf.CheckPipe(ctx, r.Pipe, r.Policy.Bandwidth))
-	}
-	unset, serr := h.unset(ctx)
-	tap, terr := h.iface(ctx, r.Tap)
-	bridge, berr := h.iface(ctx, h.cfg.Bridge)
-	errs = append(errs, serr, terr, berr)
-	groups, member := lineOf(tap, "groups: "), lineOf(bridge, "member: "+r.Tap+" ")
-	for _, want := range []struct {
-		ok   bool
-		what string
-	}{
-		{(r.Pipe != 0) == (r.Policy.Bandwidth != 0), "the bandwidth is not the policy's"},
-		{len(unset) == 0, fmt.Sprintf("not set: %q", unset)},
-		{strings.Contains(tap, "description: "+h.mark(r.ID)+"\n"), r.Tap + " is not there"},
-		{strings.Contains(tap, "<UP,"), r.Tap + " is down"},
-		{strings.Contains(groups, pf.Group) && strings.Contains(groups, pf.TapGroup), r.Tap + " is not in the groups that are denied everything"},
-		{member != "", r.Tap + " is not on the bridge"},
-		{strings.Contains(member, "PRIVATE") && !strings.Contains(member, "LEARNING"), r.Tap + " is no private member of the bridge"},
-		{strings.Contains(bridge, h.gateway()), "the bridge is not set up"},
-	} {
-		if !want.ok {
-			errs = append(errs, errors.New(want.what))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// lineOf is the rest of the first line that begins with a word, "" if none does.
-func lineOf(text, begin string) string {
-	for line := range strings.Lines(text) {
-		if rest, ok := strings.CutPrefix(strings.TrimSpace(line), begin); ok {
-			return rest
-		}
-	}
-	return ""
-}
-
-func (h *freebsd) counters(ctx context.Context, records []*record) (map[string]Counters, error) {
-	all := map[string]Counters{}
-	for _, r := range records {
-		d, err := h.pf.Denied(ctx, h.sandbox(r, nil))
-		if err != nil {
-			return nil, err
-		}
-		c := Counters{Denied: d.Denied, Spoofed: d.Spoofed}
-		// A tap that is not there has carried nothing.
-		if out, err := h.pf.Run(ctx, "", netstat, "--libxo", "json", "-bn", "-I", r.Tap); err == nil {
-			c.addTap(out)
-		}
-		all[r.Anchor] = c
-	}
-	return all, nil
-}
-
-// addTap reads netstat's counters of a tap. What the tap receives, the guest has
-// sent.
-func (c *Counters) addTap(out []byte) {
-	var v struct {
-		Statistics struct {
-			Interface []struct {
-				ReceivedPackets uint64 `json:"received-packets"`
-				ReceivedBytes   uint64 `json:"received-bytes"`
-				SentPackets     uint64 `json:"sent-packets"`
-				SentBytes       uint64 `json:"sent-bytes"`
-			} `json:"interface"`
-		} `json:"statistics"`
-	}
-	if json.Unmarshal(out, &v) != nil || len(v.Statistics.Interface) == 0 {
-		return
-	}
-	// The first line is the interface itself, further ones its addresses.
-	i := v.Statistics.Interface[0]
-	c.SentPackets, c.SentBytes, c.ReceivedPackets, c.ReceivedBytes = i.ReceivedPackets, i.ReceivedBytes, i.SentPackets, i.SentBytes
+	return released, h.pf.Together(ctx,
+		func(ctx context.Context) error {
+			// An entry that is not there is no matter.
+			_ = h.run(ctx, []string{arp, "-d", r.Address.String()})
+			return nil
+		},
+		func(ctx context.Context) error { return h.destroyTap(ctx, r.Tap) })
 }
 
 func (h *freebsd) sweep(ctx context.Context, known func(anchor, tap string) bool) ([]string, error) {
@@ -383,8 +344,11 @@ func (h *freebsd) sweep(ctx context.Context, known func(anchor, tap string) bool
 		return nil, err
 	}
 	for name := range strings.FieldsSeq(string(out)) {
-		tap, err := h.iface(ctx, name)
-		if err != nil || !strings.Contains(tap, "description: "+h.cfg.Bridge+" ") || known("", name) {
+		mark, err := h.description(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil || !strings.HasPrefix(mark, h.mark("")) || known("", name) {
 			errs = append(errs, err)
 			continue
 		}

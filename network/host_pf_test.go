@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/netip"
 	"os"
@@ -29,11 +30,12 @@ type system struct {
 	ifaces  map[string]string
 	members []string
 	address bool
+	knobs   bool
 	anchors map[string]string
 	main    string
 	states  string
-	// made, if set, is called when ifconfig has made a tap and not yet described it.
-	made func()
+	// mute is whether interfaces cannot be described.
+	mute bool
 	// room is how many anchors there can be, 0 for any number.
 	room int
 	// pipes are dummynet's rates by number, nil where it is not loaded.
@@ -44,7 +46,7 @@ func newSystem() *system {
 	return &system{ifaces: map[string]string{}, anchors: map[string]string{}, main: pf.MainRules, pipes: map[int]uint64{}}
 }
 
-func (s *system) run(ctx context.Context, stdin string, argv ...string) ([]byte, error) {
+func (s *system) run(_ context.Context, stdin string, argv ...string) ([]byte, error) {
 	fmt.Fprintln(&s.log, strings.Join(argv, " "))
 	for line := range strings.Lines(stdin) {
 		s.log.WriteString("  < " + line)
@@ -52,9 +54,9 @@ func (s *system) run(ctx context.Context, stdin string, argv ...string) ([]byte,
 	args := argv[1:]
 	switch argv[0] {
 	case ifconfig:
-		return s.ifconfig(ctx, args)
+		return s.ifconfig(args)
 	case sysctl:
-		return []byte(strings.Join(knobs, "\n")), nil
+		s.knobs = true
 	case netstat:
 		return []byte(`{"statistics": {"interface": [{"name": "tap100", "received-packets": 3, "received-bytes": 30, "sent-packets": 4, "sent-bytes": 40}]}}`), nil
 	case "/sbin/pfctl":
@@ -65,7 +67,44 @@ func (s *system) run(ctx context.Context, stdin string, argv ...string) ([]byte,
 	return nil, nil
 }
 
-func (s *system) ifconfig(ctx context.Context, args []string) ([]byte, error) {
+func (s *system) egress(string) ([]string, error) { return []string{"em0"}, nil }
+func (s *system) isUp(string) (bool, error)       { return false, nil }
+
+func (s *system) create(name string) error {
+	if _, there := s.ifaces[name]; there {
+		return fs.ErrExist
+	}
+	s.ifaces[name] = ""
+	return nil
+}
+
+func (s *system) describe(name, text string) error {
+	if s.mute {
+		return errors.New("cut off")
+	}
+	s.ifaces[name] = text
+	return nil
+}
+
+func (s *system) description(name string) (string, error) {
+	text, there := s.ifaces[name]
+	if !there {
+		return "", fs.ErrNotExist
+	}
+	return text, nil
+}
+
+// knob is 0 until all are set.
+func (s *system) knob(name string) (uint32, error) {
+	for _, k := range knobs {
+		if k.name == name && s.knobs {
+			return k.value, nil
+		}
+	}
+	return 0, nil
+}
+
+func (s *system) ifconfig(args []string) ([]byte, error) {
 	name := args[0]
 	switch {
 	case name == "-g":
@@ -80,16 +119,6 @@ func (s *system) ifconfig(ctx context.Context, args []string) ([]byte, error) {
 		return []byte(strings.Join(slices.Sorted(maps.Keys(s.ifaces)), " ")), nil
 	case name == "bridge":
 		s.ifaces[args[3]] = ""
-		return nil, nil
-	case len(args) > 1 && args[1] == "create":
-		s.ifaces[name] = ""
-		if s.made != nil {
-			s.made()
-		}
-		if ctx.Err() != nil {
-			return nil, errors.New("signal: killed")
-		}
-		s.ifaces[name] = args[3]
 		return nil, nil
 	}
 	description, ok := s.ifaces[name]
@@ -163,8 +192,7 @@ func freebsdNetwork(t *testing.T, s *system) *Network {
 func freebsdNetworkOf(cfg Config, s *system) *Network {
 	st := store{dir: filepath.Join(cfg.State, cfg.Bridge)}
 	return newNetwork(cfg, st, &freebsd{
-		cfg: cfg, store: st, pf: pf.Control{Run: s.run},
-		egress: func(string) ([]string, error) { return []string{"em0"}, nil },
+		cfg: cfg, store: st, pf: pf.Control{Run: s.run}, kernel: s,
 	})
 }
 
@@ -256,21 +284,50 @@ func TestFreeBSDForeignAndForgotten(t *testing.T) {
 	}
 }
 
-// An Add that is given up while its tap is made leaves none that nobody knows.
-func TestFreeBSDAddCutOff(t *testing.T) {
+// A tap whose maker did not come to saying whose it is belongs to the record: Add
+// goes on with it, and Del removes it. What another one makes without a description
+// does not.
+func TestFreeBSDTapWithoutMark(t *testing.T) {
 	s := newSystem()
 	n := freebsdNetwork(t, s)
-	ctx, cancel := context.WithCancel(t.Context())
-	s.made = cancel
-	_, _ = n.Add(ctx, Request{ID: "a"})
-	if ctx.Err() == nil {
-		t.Fatal("no tap was made")
-	}
-	if _, err := n.Del(t.Context(), "a"); err != nil {
-		t.Error(err)
+	ctx := t.Context()
+	s.mute = true
+	if _, err := n.Add(ctx, Request{ID: "a"}); err == nil {
+		t.Fatal("a tap was described")
 	}
 	if len(s.ifaces) != 1 {
 		t.Errorf("left: %q", s.ifaces)
+	}
+	s.mute = false
+	a, err := n.Add(ctx, Request{ID: "a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// As after a kill between the two.
+	cut := func() {
+		t.Helper()
+		r, err := n.store.load("a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.ifaces[a.Tap], r.Making, r.Ready = "", true, false
+		if err := n.store.save(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cut()
+	again, err := n.Add(ctx, Request{ID: "a"})
+	if err != nil || again.Tap != a.Tap || s.ifaces[a.Tap] != "cubenet0 a" {
+		t.Errorf("Add goes on with %+v, %v; there are %q", again, err, s.ifaces)
+	}
+	cut()
+	if _, err := n.Del(ctx, "a"); err != nil || len(s.ifaces) != 1 {
+		t.Errorf("left: %q, %v", s.ifaces, err)
+	}
+	s.ifaces[a.Tap] = ""
+	other, err := n.Add(ctx, Request{ID: "a"})
+	if err != nil || other.Tap == a.Tap || s.ifaces[a.Tap] != "" {
+		t.Errorf("got %+v, %v; there are %q", other, err, s.ifaces)
 	}
 }
 

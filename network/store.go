@@ -40,6 +40,8 @@ type record struct {
 	Policy policy.Policy `json:"policy"`
 	// Ready is false until everything has been made.
 	Ready bool `json:"ready"`
+	// Making is true while the tap is made, and bears no mark perhaps.
+	Making bool `json:"making,omitempty"`
 	// Leaving is true from when Del begins: others who write down what all
 	// sandboxes share leave this one out.
 	Leaving bool `json:"leaving,omitempty"`

@@ -2,7 +2,9 @@ package network
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"slices"
 	"strings"
@@ -31,36 +33,73 @@ func (h *freebsd) tap(addr netip.Addr, port *Port) string {
 // mark is the description of a tap that belongs to this network.
 func (h *freebsd) mark(id string) string { return h.cfg.Bridge + " " + id }
 
-// makeTap makes the sandbox's tap. One of that name that is somebody else's is left
-// alone, and the next that is free becomes the record's; errdefs.ErrUnavailable if
-// all are taken.
-func (h *freebsd) makeTap(ctx context.Context, r *record) error {
-	tap, err := h.iface(ctx, r.Tap)
-	if err != nil || strings.Contains(tap, "description: "+h.mark(r.ID)+"\n") {
-		return err
+// whose says whether the record's tap is there, and whether it is the sandbox's: it
+// says so itself, but for one whose maker was killed before he had it say so.
+func (h *freebsd) whose(r *record) (there, ours bool, err error) {
+	mark, err := h.description(r.Tap)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return false, false, nil
+	case err != nil:
+		return false, false, err
+	case mark == "" && r.Making:
+		up, err := h.isUp(r.Tap)
+		return true, err == nil && !up, err
 	}
-	if tap != "" && r.Ready {
+	return true, mark == h.mark(r.ID), nil
+}
+
+// haveTap makes the sandbox's tap, or takes the machine's, and says whether it has
+// been made just now.
+func (h *freebsd) haveTap(ctx context.Context, r *record) (isNew bool, err error) {
+	if r.port != nil {
+		return false, h.takePort(ctx, r)
+	}
+	return h.makeTap(ctx, r)
+}
+
+// makeTap makes the sandbox's tap, if it is not there. One of that name that is
+// somebody else's is left alone, and the next that is free becomes the record's;
+// errdefs.ErrUnavailable if all are taken.
+func (h *freebsd) makeTap(ctx context.Context, r *record) (isNew bool, err error) {
+	there, ours, err := h.whose(r)
+	switch {
+	case err != nil:
+		return false, err
+	case ours:
+		return false, h.markTap(r)
+	case there && r.Ready:
 		// A machine has been told this name.
-		return fmt.Errorf("%s belongs to somebody else: %w", r.Tap, errdefs.ErrUnavailable)
+		return false, fmt.Errorf("%s belongs to somebody else: %w", r.Tap, errdefs.ErrUnavailable)
 	}
+	r.Making = true
 	for range units {
-		if tap != "" {
-			if err := h.nextTap(ctx, r); err != nil {
-				return err
-			}
+		if there {
+			err = h.nextTap(ctx, r)
+		} else {
+			err = h.store.save(r)
 		}
-		// Not to be cut off with ctx: ifconfig(8) makes a tap first, and then it says
-		// whose it is.
-		err := h.run(context.WithoutCancel(ctx), []string{ifconfig, r.Tap, "create", "description", h.mark(r.ID)})
-		if err == nil || !strings.Contains(err.Error(), "already exists") {
-			return err
+		if err == nil {
+			err = h.create(r.Tap)
+		}
+		if err == nil {
+			return true, h.markTap(r)
 		}
 		// Another network was quicker.
-		if tap, err = h.iface(ctx, r.Tap); err != nil {
-			return err
+		if there = errors.Is(err, fs.ErrExist); !there {
+			return false, fmt.Errorf("make %s: %w", r.Tap, err)
 		}
 	}
-	return fmt.Errorf("no tap is free: %w", errdefs.ErrUnavailable)
+	return false, fmt.Errorf("no tap is free: %w", errdefs.ErrUnavailable)
+}
+
+// markTap has a tap say whose it is. The record is saved later.
+func (h *freebsd) markTap(r *record) error {
+	if err := h.describe(r.Tap, h.mark(r.ID)); err != nil {
+		return fmt.Errorf("describe %s: %w", r.Tap, err)
+	}
+	r.Making = false
+	return nil
 }
 
 // nextTap writes down another tap for the sandbox, that nobody has by now.
@@ -102,8 +141,11 @@ func (h *freebsd) takePort(ctx context.Context, r *record) error {
 	if r.port.NetNS != "" || r.port.Tap != r.Tap {
 		return fmt.Errorf("tap %s for a sandbox that has %s: %w", r.port.Tap, r.Tap, errdefs.ErrInvalidArgument)
 	}
+	if _, ours, err := h.whose(r); err != nil || ours {
+		return err
+	}
 	tap, err := h.iface(ctx, r.Tap)
-	if err != nil || strings.Contains(tap, "description: "+h.mark(r.ID)+"\n") {
+	if err != nil {
 		return err
 	}
 	if tap == "" {

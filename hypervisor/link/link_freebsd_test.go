@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/agentproto"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/iface"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -121,7 +123,7 @@ func TestReceiptOfATap(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if _, err := description(l.Tap()); !errors.Is(err, unix.ENXIO) {
+	if _, err := iface.Description(l.Tap()); !errors.Is(err, unix.ENXIO) {
 		t.Errorf("after the undo: %v", err)
 	}
 }
@@ -134,7 +136,7 @@ func TestReceiptOfATapWithoutMark(t *testing.T) {
 	}
 	create := func() {
 		t.Helper()
-		if err := ifioctl(l.Tap(), "SIOCIFCREATE2", unix.SIOCIFCREATE2, nil); err != nil {
+		if err := iface.Create(l.Tap()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -143,7 +145,7 @@ func TestReceiptOfATapWithoutMark(t *testing.T) {
 	if err := made.Undo(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if _, err := description(l.Tap()); err != nil {
+	if _, err := iface.Description(l.Tap()); err != nil {
 		t.Fatalf("a tap that should have had a mark: %v", err)
 	}
 	made.New = true
@@ -153,14 +155,14 @@ func TestReceiptOfATapWithoutMark(t *testing.T) {
 	if err := book.UndoAll(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if _, err := description(l.Tap()); !errors.Is(err, unix.ENXIO) {
+	if _, err := iface.Description(l.Tap()); !errors.Is(err, unix.ENXIO) {
 		t.Errorf("a tap whose maker was killed is left: %v", err)
 	}
 }
 
 func TestAnyTapIsNotTaken(t *testing.T) {
 	l, _ := openLink(t)
-	if err := ifioctl(l.Tap(), "SIOCIFCREATE2", unix.SIOCIFCREATE2, nil); !errors.Is(err, unix.EEXIST) {
+	if err := iface.Create(l.Tap()); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("a tap that exists was made again: %v", err)
 	}
 }

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/iface"
 )
 
 func openPort(t *testing.T) *Port {
@@ -45,7 +45,7 @@ func TestPort(t *testing.T) {
 func TestTakenPort(t *testing.T) {
 	p := openPort(t)
 	mine := tapReceipt{Name: p.Tap(), Mark: "cubenet0 a"}
-	if err := ifioctl(p.Tap(), "SIOCSIFDESCR", unix.SIOCSIFDESCR, append([]byte(mine.Mark), 0)); err != nil {
+	if err := iface.Describe(p.Tap(), mine.Mark); err != nil {
 		t.Fatal(err)
 	}
 	if err := p.Close(); err != nil {

@@ -5,16 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
-	"net"
-	"os"
 	"os/exec"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
-	"unsafe"
 
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/iface"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -44,13 +42,13 @@ func init() {
 
 // Undo implements receipt.Resource. It waits until nobody has the tap open.
 func (r tapReceipt) Undo(ctx context.Context) error {
-	mark, err := description(r.Name)
+	mark, err := iface.Description(r.Name)
 	if errors.Is(err, unix.ENXIO) {
 		return nil
 	}
 	up := false
 	if err == nil && r.New {
-		up, err = isUp(r.Name)
+		up, err = iface.IsUp(r.Name)
 	}
 	if err != nil {
 		return fmt.Errorf("tap %s: %w", r.Name, err)
@@ -79,7 +77,7 @@ func createTap(book *receipt.Book, mark string) (tapReceipt, *receipt.Receipt, e
 	for range attempts {
 		tap := tapReceipt{Mark: mark, New: true}
 		tap.Name = fmt.Sprintf("tap%d", firstUnit+rand.IntN(maxUnit-firstUnit+1))
-		if _, err := description(tap.Name); err == nil {
+		if _, err := iface.Description(tap.Name); err == nil {
 			continue
 		} else if !errors.Is(err, unix.ENXIO) {
 			return tap, nil, err
@@ -88,9 +86,8 @@ func createTap(book *receipt.Book, mark string) (tapReceipt, *receipt.Receipt, e
 		if err != nil {
 			return tap, nil, err
 		}
-		// ifconfig(8) would take an interface of that name that is there already.
-		err = ifioctl(tap.Name, "SIOCIFCREATE2", unix.SIOCIFCREATE2, nil)
-		if errors.Is(err, unix.EEXIST) {
+		err = iface.Create(tap.Name)
+		if errors.Is(err, fs.ErrExist) {
 			// Somebody was quicker, and may not have marked it yet.
 			if err := line.Strike(); err != nil {
 				return tap, nil, err
@@ -98,7 +95,7 @@ func createTap(book *receipt.Book, mark string) (tapReceipt, *receipt.Receipt, e
 			continue
 		}
 		if err == nil {
-			err = ifioctl(tap.Name, "SIOCSIFDESCR", unix.SIOCSIFDESCR, append([]byte(mark), 0))
+			err = iface.Describe(tap.Name, mark)
 		}
 		if err == nil {
 			tap.New = false
@@ -107,56 +104,6 @@ func createTap(book *receipt.Book, mark string) (tapReceipt, *receipt.Receipt, e
 		return tap, line, err
 	}
 	return tapReceipt{}, nil, fmt.Errorf("no free tap in %d attempts", attempts)
-}
-
-// ifreq is struct ifreq with its union as ifr_buffer (net/if.h).
-type ifreq struct {
-	name   [unix.IFNAMSIZ]byte
-	length uintptr
-	buffer *byte
-}
-
-// ifioctl makes an interface ioctl (netintro(4)) with buf as its buffer.
-func ifioctl(name, op string, request uintptr, buf []byte) error {
-	s, err := unix.Socket(unix.AF_LOCAL, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return os.NewSyscallError("socket", err)
-	}
-	defer unix.Close(s)
-	req := &ifreq{length: uintptr(len(buf)), buffer: unsafe.SliceData(buf)}
-	copy(req.name[:unix.IFNAMSIZ-1], name)
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(s), request, uintptr(unsafe.Pointer(req)))
-	runtime.KeepAlive(buf)
-	if errno != 0 {
-		return os.NewSyscallError(op, errno)
-	}
-	return nil
-}
-
-// description is what an interface is described as. ENXIO if there is no such
-// interface.
-func description(name string) (string, error) {
-	// The kernel's limit is net.ifdescr_maxlen, 1024 by default.
-	buf := make([]byte, 1024)
-	if err := ifioctl(name, "SIOCGIFDESCR", unix.SIOCGIFDESCR, buf); err != nil {
-		// No description, or one that is not ours.
-		if errors.Is(err, unix.ENOMSG) || errors.Is(err, unix.ENAMETOOLONG) {
-			return "", nil
-		}
-		return "", err
-	}
-	text, _, _ := bytes.Cut(buf, []byte{0})
-	return string(text), nil
-}
-
-// isUp says whether an interface is up. One that is not there is not.
-func isUp(name string) (bool, error) {
-	all, err := net.Interfaces()
-	if err != nil {
-		return false, err
-	}
-	i := slices.IndexFunc(all, func(i net.Interface) bool { return i.Name == name })
-	return i >= 0 && all[i].Flags&net.FlagUp != 0, nil
 }
 
 // heldTap is a tap that lives until whoever has it destroys it.
@@ -207,7 +154,7 @@ func OpenedBy(ctx context.Context, pid int) ([]receipt.Resource, error) {
 	}
 	var taps []receipt.Resource
 	for name := range strings.FieldsSeq(string(names)) {
-		mark, err := description(name)
+		mark, err := iface.Description(name)
 		if errors.Is(err, unix.ENXIO) || err == nil && !strings.HasPrefix(mark, markPrefix) {
 			continue
 		}
@@ -217,7 +164,7 @@ func OpenedBy(ctx context.Context, pid int) ([]receipt.Resource, error) {
 		// tap(4) tells it in words alone (tuntap_ioctl, SIOCGIFSTATUS).
 		said, err := run(ctx, "/sbin/ifconfig", name)
 		if err != nil {
-			if _, err := description(name); errors.Is(err, unix.ENXIO) {
+			if _, err := iface.Description(name); errors.Is(err, unix.ENXIO) {
 				continue
 			}
 			return nil, err

@@ -221,7 +221,7 @@ func TestArguments(t *testing.T) {
 	if err := c.Flush(t.Context(), Sandbox{Name: "none", Bridge: "cubenet0"}); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.KillAll(t.Context(), netip.MustParseAddr("10.77.0.10")); err != nil {
+	if _, err := c.KillAll(t.Context(), netip.MustParseAddr("10.77.0.10")); err != nil {
 		t.Fatal(err)
 	}
 	want := []string{

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
 )
 
 // Run runs a program of the base system with a standard input, and returns its
@@ -21,7 +22,36 @@ type Run func(ctx context.Context, stdin string, argv ...string) ([]byte, error)
 const pfctl = "/sbin/pfctl"
 
 // Control is pf by way of pfctl(8).
-type Control struct{ Run Run }
+type Control struct {
+	Run Run
+	// AtOnce is how many programs that do not depend on each other are run at a time;
+	// 0 is one.
+	AtOnce int
+}
+
+// Together calls functions that run programs which do not depend on each other. After
+// a first error, which it returns, the others' context is done.
+func (c Control) Together(ctx context.Context, all ...func(context.Context) error) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(max(c.AtOnce, 1))
+	for _, f := range all {
+		g.Go(func() error { return f(ctx) })
+	}
+	return g.Wait()
+}
+
+// show is what pfctl shows, by the words of its argument -s, all of it or an error.
+func (c Control) show(ctx context.Context, args ...[]string) ([][]byte, error) {
+	out := make([][]byte, len(args))
+	var all []func(context.Context) error
+	for i, a := range args {
+		all = append(all, func(ctx context.Context) (err error) {
+			out[i], err = c.pfctl(ctx, "", a...)
+			return err
+		})
+	}
+	return out, c.Together(ctx, all...)
+}
 
 // busyPause is how long pf is left alone when it was busy, at first; patience how
 // long it may be so.
@@ -55,19 +85,17 @@ func (c Control) pfctl(ctx context.Context, stdin string, args ...string) ([]byt
 // bridge nor a group of ours; and else errdefs.ErrFailedPrecondition with what to
 // do.
 func (c Control) Check(ctx context.Context, bridge string) error {
-	info, err := c.pfctl(ctx, "", "-s", "info")
+	out, err := c.show(ctx, []string{"-s", "info"}, []string{"-v", "-s", "Interfaces"},
+		[]string{"-s", "ether"}, []string{"-s", "nat"}, []string{"-s", "rules"})
 	if err != nil && strings.Contains(err.Error(), "/dev/pf") {
 		return fmt.Errorf("is pf loaded (kldload pf)? %w: %w", err, errdefs.ErrFailedPrecondition)
 	}
 	if err != nil {
 		return err
 	}
+	info, interfaces, rules := out[0], out[1], bytes.Join(out[2:], nil)
 	if !bytes.HasPrefix(info, []byte("Status: Enabled")) {
 		return fmt.Errorf("pf is not enabled (pf_enable in rc.conf, or pfctl -e): %w", errdefs.ErrFailedPrecondition)
-	}
-	interfaces, err := c.pfctl(ctx, "", "-v", "-s", "Interfaces")
-	if err != nil {
-		return err
 	}
 	for line := range strings.Lines(string(interfaces)) {
 		name, skipped := strings.CutSuffix(strings.TrimSpace(line), " (skip)")
@@ -75,15 +103,7 @@ func (c Control) Check(ctx context.Context, bridge string) error {
 			return fmt.Errorf("pf does not look at guests' packets: set skip on %s: %w", name, errdefs.ErrFailedPrecondition)
 		}
 	}
-	var all []byte
-	for _, what := range []string{"ether", "nat", "rules"} {
-		rules, err := c.pfctl(ctx, "", "-s", what)
-		if err != nil {
-			return err
-		}
-		all = append(all, rules...)
-	}
-	return checkMain(all)
+	return checkMain(rules)
 }
 
 // checkMain looks for MainRules in what pfctl prints, in their order and with
@@ -141,31 +161,33 @@ func isAnchor(kind string) func([]string) bool {
 // CheckSandbox is an error unless the rules of a sandbox are loaded, and found by
 // its packets.
 func (c Control) CheckSandbox(ctx context.Context, s Sandbox) error {
-	rules, err := c.pfctl(ctx, "", "-a", s.Anchor(), "-s", "rules")
+	network := NetworkAnchor(s.Bridge)
+	ask := [][]string{{"-a", s.Anchor(), "-s", "rules"}, {"-a", network, "-s", "rules"}}
+	if s.Pipe != 0 {
+		ask = append(ask, []string{"-a", network, "-s", "ether"})
+	}
+	out, err := c.show(ctx, ask...)
 	if err != nil {
 		return fmt.Errorf("rules of %s: %w", s.Name, err)
 	}
-	if !bytes.Contains(rules, []byte(s.denied())) {
+	if !bytes.Contains(out[0], []byte(s.denied())) {
 		return fmt.Errorf("pf has no rules in anchor %s", s.Anchor())
-	}
-	network := NetworkAnchor(s.Bridge)
-	lines, err := c.pfctl(ctx, "", "-a", network, "-s", "rules")
-	if err != nil {
-		return fmt.Errorf("rules of %s: %w", network, err)
 	}
 	for _, line := range s.lines() {
 		// pfctl prints more of a rule than was written.
-		if want := strings.Fields(line)[:3]; !slices.ContainsFunc(strings.Split(string(lines), "\n"), func(have string) bool {
+		if want := strings.Fields(line)[:3]; !slices.ContainsFunc(strings.Split(string(out[1]), "\n"), func(have string) bool {
 			words := strings.Fields(have)
 			return len(words) >= 3 && slices.Equal(words[:3], want)
 		}) {
 			return fmt.Errorf("anchor %s has no line %q", network, line)
 		}
 	}
-	if s.Pipe == 0 {
-		return nil
+	for _, frames := range out[2:] {
+		if err := s.checkShapes(frames); err != nil {
+			return err
+		}
 	}
-	return c.checkShapes(ctx, s)
+	return nil
 }
 
 // noRoom is all that pfctl says where pf cannot begin a transaction (pfctl_rules in

@@ -105,21 +105,26 @@ func (c Control) Kill(ctx context.Context, states []State) error {
 }
 
 // KillAll forgets every flow of an address, in both directions, translated or
-// not.
-func (c Control) KillAll(ctx context.Context, addr netip.Addr) error {
+// not, and returns those that are left.
+func (c Control) KillAll(ctx context.Context, addr netip.Addr) ([]State, error) {
+	var kill []func(context.Context) error
 	for _, which := range [][]string{
 		{"-k", addr.String()}, {"-k", "0.0.0.0/0", "-k", addr.String()}, {"-k", "nat", "-k", addr.String()},
 	} {
-		if _, err := c.pfctl(ctx, "", which...); err != nil {
-			return fmt.Errorf("kill states of %s: %w", addr, err)
-		}
+		kill = append(kill, func(ctx context.Context) error { _, err := c.pfctl(ctx, "", which...); return err })
+	}
+	if err := c.Together(ctx, kill...); err != nil {
+		return nil, fmt.Errorf("kill states of %s: %w", addr, err)
+	}
+	states, err := c.States(ctx, addr)
+	if err != nil || len(states) == 0 {
+		return nil, err
 	}
 	// pfctl has no words for all of those that were redirected to the address.
-	states, err := c.States(ctx, addr)
-	if err != nil {
-		return err
+	if err := c.Kill(ctx, states); err != nil {
+		return nil, err
 	}
-	return c.Kill(ctx, states)
+	return c.States(ctx, addr)
 }
 
 // Outlawed are those of a guest's flows that its policy does not allow (any
