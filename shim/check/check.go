@@ -29,7 +29,9 @@ type item struct {
 // Run looks at everything, says in plain words on w what there is, and returns
 // the exit status: 0 if machines can run here, 1 if not.
 func Run(ctx context.Context, w io.Writer) int {
-	return run(ctx, w, append([]item{{name: "configuration", look: configuration}, {name: "guest image", look: image}}, system()...))
+	items := []item{{name: "configuration", look: configuration}, {name: "guest image", look: image}}
+	items = append(items, system()...)
+	return run(ctx, w, append(items, networks()...))
 }
 
 func run(ctx context.Context, w io.Writer, items []item) (status int) {

@@ -15,6 +15,7 @@ func system() []item {
 		{name: "QEMU", look: monitor},
 		{name: "hardware virtualization", optional: true, look: accelerated},
 		{name: "link", look: tap},
+		{name: "checkpoints", optional: true, look: checkpoints},
 	}
 }
 
@@ -41,6 +42,17 @@ func accelerated(ctx context.Context) (string, error) {
 		return "", errors.New("guests run in software, many times slower: enable VT-x or AMD-V in the firmware, or nested virtualization in the hypervisor that this host runs on, and load kvm_intel or kvm_amd")
 	}
 	return "KVM", nil
+}
+
+func checkpoints(ctx context.Context) (string, error) {
+	caps, err := qemu.New().Capabilities(ctx)
+	if err != nil {
+		return "", errors.New("unknown without QEMU")
+	}
+	if !caps.Checkpoint {
+		return "", errors.New("machines cannot be saved")
+	}
+	return "machines can be saved, and containers where machine.checkpoint says so", nil
 }
 
 // tap makes a link as a machine would, and takes it away again.
