@@ -203,14 +203,14 @@ func (s *Service) Shutdown(ctx context.Context, r *taskapi.ShutdownRequest) (*em
 	answered := waitAlmost(ctx, func(ctx context.Context) {
 		done, err := s.sandbox.Shutdown(ctx)
 		if err != nil {
-			log.G(ctx).WithError(err).WithField("id", r.ID).Error("the machine has not ended in good order")
+			log.G(ctx).WithError(err).Error("the machine has not ended in good order")
 		}
 		if done {
 			s.exit()
 		}
 	})
 	if !answered {
-		log.G(ctx).WithField("id", r.ID).Warn("the machine takes its time to end: answering before it has")
+		log.G(ctx).Warn("the machine takes its time to end: answering before it has")
 	}
 	return empty, nil
 }
