@@ -30,6 +30,10 @@ func TestPoolMishaps(t *testing.T) {
 		{"host restarts", testPoolHostRestarts},
 		{"full disk", testPoolFullDisk},
 		{"race", testPoolRace},
+		{"records lost", testPoolRecordsLost},
+		{"shim killed " + beforeConfirmed, func(r *rig) { testPoolShimKilled(r, beforeConfirmed) }},
+		{"shim killed " + afterGiven, func(r *rig) { testPoolShimKilled(r, afterGiven) }},
+		{"shim killed " + beforeStart, func(r *rig) { testPoolShimKilled(r, beforeStart) }},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(newRig(t, lab.RuntimeBhyve)) })
 	}
@@ -38,11 +42,16 @@ func TestPoolMishaps(t *testing.T) {
 // poolTemplate is the status of the only template.
 func (r *rig) poolTemplate(p *lab.Pool) *poolv1.TemplateStatus {
 	r.Helper()
+	return r.poolStatus(p).Templates[0]
+}
+
+func (r *rig) poolStatus(p *lab.Pool) *poolv1.StatusResponse {
+	r.Helper()
 	s, err := p.Client.Status(r.ctx, nil)
 	if err != nil {
 		r.Fatal(err)
 	}
-	return s.Templates[0]
+	return s
 }
 
 // testPoolHostRestarts rebuilds the hot tier from the checkpoint, and does without

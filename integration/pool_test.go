@@ -45,6 +45,11 @@ func (r *rig) poolConfig(mode, socket string) (path string) {
 	return path
 }
 
+// withConfig is for a container whose shim has this configuration.
+func (r *rig) withConfig(path string) containerd.NewContainerOpts {
+	return containerd.WithRuntime(r.runtime, &runtimeoptions.Options{ConfigPath: path})
+}
+
 // poolFlags are ctr's for a container whose shim has poolConfig.
 func (r *rig) poolFlags(mode, socket string) []string {
 	r.Helper()
@@ -127,9 +132,7 @@ func testPoolHot(r *rig) {
 func (r *rig) lot(config string) (id string, lot pattern.Lot) {
 	r.Helper()
 	name, fifos := "host-of-"+r.newID(), r.hostDir()
-	c := r.newContainer([]containerd.NewContainerOpts{
-		containerd.WithRuntime(r.runtime, &runtimeoptions.Options{ConfigPath: config}),
-	},
+	c := r.newContainer([]containerd.NewContainerOpts{r.withConfig(config)},
 		oci.WithProcessArgs("/bin/probe", "lot"), oci.WithHostname(name),
 		// The machine's id is in its first process's files, not in the container's.
 		oci.WithHostNamespace(specs.PIDNamespace), oci.WithAddedCapabilities([]string{"CAP_SYS_PTRACE"}))
