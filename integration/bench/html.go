@@ -30,6 +30,8 @@ func (r *Report) HTML() ([]byte, error) {
 		"Ratios":     r.htmlRatios(),
 		"Footprints": r.htmlFootprints(),
 		"Breakdown":  r.htmlBreakdown(),
+		"LeftOut":    r.leftOut(),
+		"Thousands":  r.thousands(),
 		"Refills":    r.Refills,
 		"Samples":    template.JS(samples),
 	})
@@ -58,7 +60,7 @@ const (
 
 func (r *Report) charts() (list []chart) {
 	for _, n := range r.concurrencies() {
-		for _, clock := range []string{clockOwned, clockAgent, clockStarted, clockFirstByte} {
+		for _, clock := range []string{clockOwned, clockRunning, clockAgent, clockStarted, clockFirstByte} {
 			c := chart{Title: fmt.Sprintf("%s, %d at once, ms", clock, n)}
 			most := 0.0
 			var p50, p95 []float64

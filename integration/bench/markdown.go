@@ -30,6 +30,9 @@ func (r *Report) Markdown() string {
 			}
 		}
 	}
+	for _, note := range r.leftOut() {
+		fmt.Fprintf(&b, "\n%s\n", note)
+	}
 	r.breakdownTable(&b)
 	r.ratios(&b)
 	r.costs(&b)
@@ -148,6 +151,9 @@ func (r *Report) costs(b *strings.Builder) {
 			fmt.Fprintf(b, "| %s | %d | %.1f | %.1f | %.2f | %.1f | %.1f | %.1f |\n", f.Tier, f.Machines,
 				mib(f.RSS), mib(f.PSS), mib(f.GuestPrivate), mib(f.MonitorPrivate), mib(f.DaemonRSS), f.StatusMS)
 		}
+	}
+	for _, note := range r.thousands() {
+		fmt.Fprintf(b, "\n%s\n", note)
 	}
 }
 

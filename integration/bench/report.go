@@ -124,11 +124,13 @@ type Report struct {
 	Began time.Time `json:"began"`
 	CPUs  int       `json:"cpus"`
 	// Accelerated is false where guests are emulated in software.
-	Accelerated bool        `json:"accelerated"`
-	MemoryMiB   int         `json:"guest_memory_mib"`
-	Samples     []Sample    `json:"samples"`
-	Refills     []Refill    `json:"refills"`
-	Footprints  []Footprint `json:"footprints"`
+	Accelerated bool `json:"accelerated"`
+	MemoryMiB   int  `json:"guest_memory_mib"`
+	// MaxBoots is Options.MaxBoots.
+	MaxBoots   int         `json:"max_boots,omitempty"`
+	Samples    []Sample    `json:"samples"`
+	Refills    []Refill    `json:"refills"`
+	Footprints []Footprint `json:"footprints"`
 }
 
 func newReport(began time.Time) *Report {

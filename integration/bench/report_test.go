@@ -3,6 +3,7 @@ package bench
 import (
 	"bytes"
 	"encoding/json"
+	"html"
 	"strings"
 	"testing"
 	"time"
@@ -58,6 +59,37 @@ func TestMarkdownShowsWhatWasMeasured(t *testing.T) {
 	}
 	if strings.Contains(got, clockOwned) {
 		t.Errorf("a clock without samples is in\n%s", got)
+	}
+}
+
+// What is not in the tables is said, and what they are to be compared with.
+func TestNotesOnTheTables(t *testing.T) {
+	r := someReport()
+	r.MaxBoots = 10
+	r.Samples = append(r.Samples, boots(TierDurablePrewarm, 50, clockAgent, 100)...)
+	r.Footprints = []Footprint{
+		{Tier: TierDurablePrewarm, Machines: 100, PSS: 28 << 20, GuestPrivate: 1 << 20, MonitorPrivate: 26 << 20},
+		{Tier: TierDurablePrewarm, Machines: 10, PSS: 33 << 20},
+		{Tier: TierPrewarm, Machines: 10, PSS: 300 << 20},
+	}
+	page, err := r.HTML()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, note := range []string{
+		// There is a row of prewarm.
+		"Not measured with 50 at once: boot-full. Each of their machines costs a boot, and -max-boots was 10.",
+		"A thousand machines of durable-prewarm, by the PSS of 100: 27.3 GiB, all in, of which 25.4 GiB are the monitors' own and 1.0 GiB the guests' pages.",
+	} {
+		if md := r.Markdown(); strings.Count(md, note) != 1 {
+			t.Errorf("no %q in\n%s", note, md)
+		}
+		if strings.Count(html.UnescapeString(string(page)), note) != 1 {
+			t.Errorf("no %q in the page", note)
+		}
+	}
+	if n := len(r.thousands()); n != 1 {
+		t.Errorf("%d notes on a thousand machines", n)
 	}
 }
 

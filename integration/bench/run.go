@@ -61,7 +61,7 @@ func Run(ctx context.Context, l *lab.Lab, o Options) (*Report, error) {
 		return nil, err
 	}
 	r := &run{Options: o, lab: l, image: img, report: newReport(time.Now())}
-	r.report.MemoryMiB = memoryMiB
+	r.report.MemoryMiB, r.report.MaxBoots = memoryMiB, o.MaxBoots
 	if caps, err := host.Backend().Capabilities(ctx); err == nil {
 		r.report.Accelerated = caps.Accelerated
 	}
