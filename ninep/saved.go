@@ -3,8 +3,8 @@ package ninep
 import (
 	"fmt"
 	"maps"
-	"path"
 	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 )
@@ -59,7 +59,7 @@ const onceFlags = openExclusive | openTruncate
 // errdefs.ErrFailedPrecondition, with the name of the file, for what no other
 // server could go on with: an open file that has no name any more, and locks that
 // the host keeps. A file without a name that is not open is saved as one that is
-// gone.
+// gone; what is in more directories than a path can have is refused as well.
 func (t *Tree) Save() (*Saved, error) {
 	t.mu.Lock()
 	all := slices.Collect(maps.Keys(t.active))
@@ -75,19 +75,23 @@ type saver struct {
 	*session
 	saved Saved
 	index map[*node]int
+	// below are the nodes to save that are in one, retained all of them.
+	below map[*node][]*node
 }
 
 func (s *session) save() (*Saved, error) {
 	if n := s.inFlight.count(); n > 0 || s.msize == 0 {
 		return nil, fmt.Errorf("save: %d requests are being served: %w", n, errdefs.ErrUnavailable)
 	}
-	v := &saver{session: s, saved: Saved{Msize: s.msize}, index: map[*node]int{}}
-	if _, err := v.node(s.tree.root); err != nil {
-		return nil, err
-	}
 	s.fids.mu.Lock()
 	fids := maps.Clone(s.fids.fids)
 	s.fids.mu.Unlock()
+	v := &saver{session: s, saved: Saved{Msize: s.msize}, index: map[*node]int{}, below: map[*node][]*node{}}
+	defer v.release()
+	v.gather(fids)
+	if err := v.nodes(); err != nil {
+		return nil, err
+	}
 	for id, f := range fids {
 		saved, err := v.fid(id, f)
 		if err != nil {
@@ -98,15 +102,37 @@ func (s *session) save() (*Saved, error) {
 	return &v.saved, nil
 }
 
-func (v *saver) fid(id uint32, f *fid) (SavedFid, error) {
-	n := f.current()
-	i, err := v.node(n)
-	if err != nil {
-		return SavedFid{}, err
+// gather finds the files that fids stand for, and what is above them.
+func (v *saver) gather(fids map[uint32]*fid) {
+	known := map[*node]bool{v.tree.root: true}
+	v.pins.mu.Lock()
+	defer v.pins.mu.Unlock()
+	for _, f := range fids {
+		for n := f.current(); !known[n]; {
+			known[n] = true
+			parent := n.parent
+			if n == v.tree.only {
+				parent = v.tree.root
+			}
+			v.below[parent] = append(v.below[parent], n.retain())
+			n = parent
+		}
 	}
+}
+
+func (v *saver) release() {
+	for _, nodes := range v.below {
+		for _, n := range nodes {
+			n.release()
+		}
+	}
+}
+
+func (v *saver) fid(id uint32, f *fid) (SavedFid, error) {
+	i := v.index[f.current()]
 	s := SavedFid{ID: id, UID: f.uid, Node: i}
 	refuse := func(what string) error {
-		return fmt.Errorf("save: /%s %s: %w", v.pathOf(i), what, errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("save: /%s %s: %w", v.saved.pathOf(i), what, errdefs.ErrFailedPrecondition)
 	}
 	v.locks.mu.Lock()
 	locked := len(f.locks) > 0
@@ -126,34 +152,84 @@ func (v *saver) fid(id uint32, f *fid) (SavedFid, error) {
 	return s, nil
 }
 
-// node returns the index of n, which it adds if it is not there yet.
-func (v *saver) node(n *node) (int, error) {
-	if i, ok := v.index[n]; ok {
-		return i, nil
+// savedDir is a directory whose entries are being saved.
+type savedDir struct {
+	node *node
+	// at is its index, fd its descriptor, pinned, or -1 if it is gone.
+	at, fd int
+	left   []*node
+}
+
+// nodes saves what gather has found, from the root down. Each file is looked for
+// once, in a directory that is kept open: how many ways lead through one, and how
+// long they are, is up to the client.
+func (v *saver) nodes() error {
+	var way []savedDir
+	defer func() {
+		for _, d := range way {
+			v.leave(d)
+		}
+	}()
+	enter := func(n *node, in savedDir) error {
+		i, err := v.node(n, in)
+		if err != nil || len(v.below[n]) == 0 {
+			return err
+		}
+		d := savedDir{node: n, at: i, fd: -1, left: v.below[n]}
+		if !v.saved.Nodes[i].Gone && !n.synthetic() {
+			if len(way) == maxDepth {
+				return fmt.Errorf("save: /%s is in more than %d directories: %w", v.saved.pathOf(i), maxDepth, errdefs.ErrFailedPrecondition)
+			}
+			if d.fd, err = v.pins.pin(n); err != nil {
+				return fmt.Errorf("save: /%s: %w", v.saved.pathOf(i), err)
+			}
+		}
+		way = append(way, d)
+		return nil
 	}
-	saved := SavedNode{Type: n.typ}
+	err := enter(v.tree.root, savedDir{})
+	for err == nil && len(way) > 0 {
+		d := &way[len(way)-1]
+		if len(d.left) == 0 {
+			v.leave(*d)
+			way = way[:len(way)-1]
+			continue
+		}
+		n := d.left[0]
+		d.left = d.left[1:]
+		err = enter(n, *d)
+	}
+	return err
+}
+
+func (v *saver) leave(d savedDir) {
+	if d.fd >= 0 {
+		v.pins.unpin(d.node)
+	}
+}
+
+// node adds n, which is in a directory, and returns its index.
+func (v *saver) node(n *node, in savedDir) (int, error) {
+	i, saved := len(v.saved.Nodes), SavedNode{Parent: in.at, Type: n.typ}
+	var a attr
+	var err error
 	switch {
 	case n == v.tree.root:
+		a, err = v.stat(n)
 	case n == v.tree.only:
 		saved.Name = v.tree.onlyName
+		a, err = v.stat(n)
 	default:
 		v.pins.mu.Lock()
-		parent, unnamed := n.parent.retain(), n.unnamed
-		saved.Name = n.name
+		saved.Name, saved.Gone = n.name, n.unnamed || in.fd < 0
 		v.pins.mu.Unlock()
-		defer parent.release()
-		i, err := v.node(parent)
-		if err != nil {
-			return 0, err
+		if !saved.Gone {
+			var there bool
+			a, there, err = v.look(n, in.fd, saved.Name)
+			saved.Gone = !there
 		}
-		saved.Parent = i
-		saved.Gone = unnamed || v.saved.Nodes[i].Gone || !v.isThere(n, parent, saved.Name)
 	}
-	if !saved.Gone {
-		a, err := v.stat(n)
-		if err != nil {
-			return 0, fmt.Errorf("save: %s: %w", saved.Name, err)
-		}
+	if err == nil && !saved.Gone {
 		q := v.qidOf(n, a)
 		saved.Version, saved.Path = q.version, q.path
 		if n.typ == typeRegular {
@@ -161,32 +237,42 @@ func (v *saver) node(n *node) (int, error) {
 		}
 	}
 	v.saved.Nodes = append(v.saved.Nodes, saved)
-	v.index[n] = len(v.saved.Nodes) - 1
-	return v.index[n], nil
+	v.index[n] = i
+	if err != nil {
+		err = fmt.Errorf("save: /%s: %w", v.saved.pathOf(i), err)
+	}
+	return i, err
 }
 
-// isThere says that n is what its name leads to.
-func (v *saver) isThere(n, parent *node, name string) bool {
-	dirFD, err := v.pins.pin(parent)
-	if err != nil {
-		return false
-	}
-	defer v.pins.unpin(parent)
+// look says whether n is what its name leads to.
+func (v *saver) look(n *node, dirFD int, name string) (a attr, there bool, err error) {
 	fd, err := hostOpenAt(dirFD, name)
 	if err != nil {
-		return false
+		if e := toErrno(err); e == linuxENOENT || e == linuxENOTDIR {
+			err = nil
+		}
+		return a, false, err
 	}
 	defer closeFD(fd)
-	a, err := hostStat(fd)
-	return err == nil && v.pins.identityOf(a) == n.id && a.mode&typeMask == n.typ
+	a, err = hostStat(fd)
+	return a, err == nil && v.pins.identityOf(a) == n.id && a.mode&typeMask == n.typ, err
 }
 
-func (v *saver) pathOf(i int) string { return v.saved.pathOf(i) }
+// maxShown is about how many bytes of a path errors have.
+const maxShown = 4096
 
-// pathOf is the path of a node below the root. Every parent precedes its node.
+// pathOf is the path of a node below the root, or the end of one that is too long
+// to be shown.
 func (s *Saved) pathOf(i int) string {
-	if i == 0 {
-		return ""
+	var names []string
+	for n := 0; i != 0; i = s.Nodes[i].Parent {
+		if n > maxShown {
+			names = append(names, "…")
+			break
+		}
+		names = append(names, s.Nodes[i].Name)
+		n += len(s.Nodes[i].Name) + 1
 	}
-	return path.Join(s.pathOf(s.Nodes[i].Parent), s.Nodes[i].Name)
+	slices.Reverse(names)
+	return strings.Join(names, "/")
 }

@@ -2,6 +2,7 @@ package ninep
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -128,6 +129,68 @@ func TestSaveRefuses(t *testing.T) {
 	c.clunk(fid)
 	if _, err := tree.Save(); err != nil {
 		t.Error(err)
+	}
+}
+
+// deepTree has a client make directories in each other and remove files that it
+// goes on to refer to, so that none of the directories keeps its descriptor.
+func deepTree(t *testing.T, depth int) *Tree {
+	t.Helper()
+	const pinned = 4
+	tree, dir := serveDir(t, Options{MaxPinned: pinned})
+	c := mount(t, tree)
+	at := uint32(0)
+	for range depth {
+		c.ok(msgTmkdir, at, "d", uint32(0o755), uint32(0))
+		at = c.walk(at, "d")
+	}
+	for i := range pinned {
+		name := fmt.Sprint(i)
+		writeFile(t, "", dir, name)
+		c.walk(0, name)
+		c.ok(msgTunlinkat, uint32(0), name, uint32(0))
+	}
+	return tree
+}
+
+// Files are found once, however deep they are.
+func TestSaveOfADeepTree(t *testing.T) {
+	const depth = 100
+	tree := deepTree(t, depth)
+	saved, err := tree.Save()
+	if err != nil {
+		t.Fatal(err)
+	}
+	there, deepest := 0, 0
+	for i, n := range saved.Nodes {
+		if n.Type == typeDir && !n.Gone {
+			there++
+		}
+		deepest = max(deepest, strings.Count(saved.pathOf(i), "/"))
+	}
+	if there != depth+1 || deepest != depth-1 {
+		t.Errorf("%d directories, the deepest with %d above it, want %d and %d", there, deepest, depth+1, depth-1)
+	}
+
+	defer func(most int) { maxDepth = most }(maxDepth)
+	maxDepth = depth / 2
+	if _, err := tree.Save(); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("of a way that is too long: %v", err)
+	}
+}
+
+// A client makes paths as long as it likes; nobody reads that.
+func TestPathInAnError(t *testing.T) {
+	const depth = 5000
+	saved := &Saved{Nodes: []SavedNode{{}}}
+	for i := range depth {
+		saved.Nodes = append(saved.Nodes, SavedNode{Parent: i, Name: strings.Repeat("x", maxName)})
+	}
+	if got := saved.pathOf(2); len(got) != 2*maxName+1 {
+		t.Errorf("%d bytes of a path of two names", len(got))
+	}
+	if got := saved.pathOf(depth); len(got) > maxShown+2*maxName || !strings.HasPrefix(got, "…/x") {
+		t.Errorf("%d bytes of a long path: %.20s", len(got), got)
 	}
 }
 
