@@ -1,20 +1,17 @@
 package network
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net"
 	"net/netip"
-	"os/exec"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/command"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/iface"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/pf"
 )
@@ -47,29 +44,8 @@ func (thisKernel) description(name string) (string, error) {
 // start one each would all wait for all.
 const toolsAtOnce = 8
 
-var tools = make(chan struct{}, toolsAtOnce)
-
-// run runs a tool of the base system. An error has what it said.
-func run(ctx context.Context, stdin string, argv ...string) ([]byte, error) {
-	select {
-	case tools <- struct{}{}:
-		defer func() { <-tools }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Env = []string{"LC_ALL=C"}
-	cmd.Stdin = strings.NewReader(stdin)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, bytes.TrimSpace(stderr.Bytes()))
-	}
-	return out, nil
-}
+// run runs a tool of the base system.
+var run = command.New(commandTimeout, toolsAtOnce).Run
 
 // egressBut names the interfaces by which guests can leave the host: all that
 // have an IPv4 address, but for the loopback and the bridge itself.

@@ -58,7 +58,7 @@ func (l *Link) open(ctx context.Context, book *receipt.Book) (err error) {
 		{"/sbin/ifconfig", name, "inet6", agentproto.HostLinkAddr.String() + "%" + name, "prefixlen", "64"},
 		{"/usr/sbin/ndp", "-s", guest, agentproto.GuestLinkMAC.String()},
 	} {
-		if _, err := run(ctx, argv[0], argv[1:]...); err != nil {
+		if _, err := run(ctx, argv...); err != nil {
 			return err
 		}
 	}

@@ -1,17 +1,16 @@
 package link
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
-	"os/exec"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/command"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/iface"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/receipt"
 	"github.com/google/uuid"
@@ -21,20 +20,10 @@ import (
 // commandTimeout bounds each run of a tool of the system's.
 const commandTimeout = 10 * time.Second
 
-// run runs a tool of the base system. An error has what it said.
-func run(ctx context.Context, name string, args ...string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Env = []string{"LC_ALL=C"}
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w: %s", cmd, err, bytes.TrimSpace(stderr.Bytes()))
-	}
-	return out, nil
-}
+var tools = command.New(commandTimeout, 0)
+
+// run runs a tool of the base system.
+func run(ctx context.Context, argv ...string) ([]byte, error) { return tools.Run(ctx, "", argv...) }
 
 func init() {
 	receipt.Register(TapKind, func() receipt.Resource { return new(tapReceipt) })

@@ -2,11 +2,11 @@ package netbench
 
 import (
 	"context"
-	"fmt"
 	"os"
-	"os/exec"
 	"strings"
+	"time"
 
+	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/command"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/internal/jail"
 	"github.com/containerd-shim-bhyve/containerd-shim-bhyve/network/pf"
 )
@@ -23,14 +23,14 @@ func onHost(ctx context.Context, f func(host) error) error {
 	if os.Getenv(inJail) == "" {
 		return jail.Self(0, os.Stdout, os.Stderr, inJail+"=1")
 	}
+	tools := command.New(time.Minute, 1)
 	pfctl := func(stdin string, args ...string) error {
-		cmd := exec.CommandContext(ctx, "/sbin/pfctl", args...)
-		cmd.Stdin = strings.NewReader(stdin)
+		_, err := tools.Run(ctx, stdin, append([]string{"/sbin/pfctl"}, args...)...)
 		// It complains of a host without /etc/pf.os, and loads the rules all the same.
-		if out, err := cmd.CombinedOutput(); err != nil && !strings.Contains(string(out), "pf.os") {
-			return fmt.Errorf("pfctl %q: %w: %s", args, err, out)
+		if err != nil && strings.Contains(err.Error(), "pf.os") {
+			return nil
 		}
-		return nil
+		return err
 	}
 	if err := pfctl(ruleset, "-q", "-f", "-"); err != nil {
 		return err

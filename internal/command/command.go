@@ -53,7 +53,9 @@ func (r *Runner) Run(ctx context.Context, stdin string, argv ...string) ([]byte,
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	// In words that callers look for.
 	cmd.Env = []string{"LC_ALL=C"}
-	cmd.Stdin = strings.NewReader(stdin)
+	if stdin != "" {
+		cmd.Stdin = strings.NewReader(stdin)
+	}
 	cmd.WaitDelay = pipesWait
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
