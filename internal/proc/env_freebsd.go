@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -46,28 +47,63 @@ func (id ID) shares(fd int) (bool, error) {
 		return false, err
 	}
 	shared := false
+	var unknown error
 	err = forEach(func(other ID) {
-		if shared || other == id {
+		if shared || unknown != nil || other == id {
 			return
 		}
-		// One that is gone by now has nothing open.
-		_ = openFiles(other.Pid, func(n int, f fileID) {
+		err := openFiles(other.Pid, func(n int, f fileID) {
 			// Numbers below zero are not of open files, but of directories, the
 			// program and the like.
 			shared = shared || n >= 0 && f == *file
 		})
+		if err == nil {
+			return
+		}
+		// One that is gone by now has nothing open.
+		if alive, aerr := other.Alive(); aerr != nil || alive {
+			unknown = fmt.Errorf("process %s: %w", other, errors.Join(err, aerr))
+		}
 	})
-	return shared, err
+	return shared, errors.Join(err, unknown)
+}
+
+const (
+	// filesTimeout bounds the question for a process's files, filesInterval is how
+	// often it is repeated.
+	filesTimeout  = time.Second
+	filesInterval = time.Millisecond
+)
+
+// fileTable is the list of a process's open files. It cannot be had while another
+// program takes the process's place (EBUSY, p_candebug in sys/kern/kern_prot.c),
+// or if there are more than a moment ago, when the room was measured (ENOMEM).
+func fileTable(pid int) ([]byte, error) {
+	deadline := time.NewTimer(filesTimeout)
+	defer deadline.Stop()
+	tick := time.NewTicker(filesInterval)
+	defer tick.Stop()
+	for {
+		data, err := unix.SysctlRaw("kern.proc.filedesc", pid)
+		if errors.Is(err, unix.ESRCH) {
+			return nil, errNotRunning
+		}
+		if !errors.Is(err, unix.ENOMEM) && !errors.Is(err, unix.EBUSY) {
+			return data, os.NewSyscallError("sysctl kern.proc.filedesc", err)
+		}
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			return nil, os.NewSyscallError("sysctl kern.proc.filedesc", err)
+		}
+	}
 }
 
 // openFiles calls f with those files of a process that are in a file system.
 func openFiles(pid int, f func(fd int, file fileID)) error {
-	data, err := unix.SysctlRaw("kern.proc.filedesc", pid)
-	if errors.Is(err, unix.ESRCH) {
-		return errNotRunning
-	}
+	data, err := fileTable(pid)
 	if err != nil {
-		return os.NewSyscallError("sysctl kern.proc.filedesc", err)
+		return err
 	}
 	order := binary.LittleEndian
 	for len(data) >= kinfoFileLeast {

@@ -3,6 +3,7 @@ package proc
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -30,23 +31,52 @@ func (id ID) shares(fd int) (bool, error) {
 	// that have it are looked at: looking at others may wait for a server.
 	last := filepath.Base(name)
 	shared := false
+	var unknown error
 	err = forEach(func(other ID) {
-		if shared || other == id {
+		if shared || unknown != nil || other == id {
 			return
 		}
-		dir := fmt.Sprintf("/proc/%d/fd", other.Pid)
+		has, err := hasOpen(other.Pid, last, file)
+		shared = has
+		// Where all of this is in a container, its first process may be closed to
+		// root in it; whatever it is, it has not opened this file.
+		if err == nil || other.Pid == 1 && errors.Is(err, fs.ErrPermission) {
+			return
+		}
 		// One that is gone by now has nothing open.
-		open, _ := os.ReadDir(dir)
-		for _, e := range open {
-			path := filepath.Join(dir, e.Name())
-			if name, err := os.Readlink(path); err != nil || filepath.Base(name) != last {
-				continue
-			}
-			if other, err := os.Stat(path); err == nil && os.SameFile(file, other) {
-				shared = true
-				return
-			}
+		if alive, aerr := other.Alive(); aerr != nil || alive {
+			unknown = fmt.Errorf("process %s: %w", other, errors.Join(err, aerr))
 		}
 	})
-	return shared, err
+	return shared, errors.Join(err, unknown)
+}
+
+// hasOpen says whether a process has a file open, the last part of whose name is
+// given.
+func hasOpen(pid int, last string, file os.FileInfo) (bool, error) {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	open, err := os.ReadDir(dir)
+	if err != nil {
+		return false, err
+	}
+	for _, e := range open {
+		path := filepath.Join(dir, e.Name())
+		name, err := os.Readlink(path)
+		if err == nil && filepath.Base(name) != last {
+			continue
+		}
+		var other os.FileInfo
+		if err == nil {
+			other, err = os.Stat(path)
+		}
+		switch {
+		// Closed since.
+		case gone(err):
+		case err != nil:
+			return false, err
+		case os.SameFile(file, other):
+			return true, nil
+		}
+	}
+	return false, nil
 }

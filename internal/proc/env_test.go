@@ -1,6 +1,7 @@
 package proc
 
 import (
+	"bufio"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,7 +13,27 @@ import (
 
 func TestWithEnv(t *testing.T) {
 	t.Setenv("PROC_TEST_HOME", "of "+t.TempDir())
-	_, id := start(t, "sleep", "1000")
+	// The environment is there when the program has begun, a little after Start.
+	cmd := exec.Command("/bin/sh", "-c", "echo up; read _")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { in.Close(); cmd.Wait() })
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		t.Fatalf("%q, %v", line, err)
+	}
+	id, err := Identify(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
 	found, err := WithEnv("PROC_TEST_HOME")
 	if err != nil {
 		t.Fatal(err)

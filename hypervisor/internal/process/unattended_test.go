@@ -28,7 +28,8 @@ func unattended(t *testing.T, dir string) (ids []proc.ID) {
 // A process is somebody's from one owner's Start to the next one's Adopt, and
 // nobody's when both are gone, whatever is left of its directory.
 func TestUnattended(t *testing.T) {
-	p, book := start(t, "read _; :")
+	p, book := start(t, "echo up; read _; :")
+	until(t, func() bool { return string(p.Console()) == "up\n" })
 	dir := p.Cmd.Dir
 	above := filepath.Dir(dir)
 	if ids := unattended(t, above); len(ids) != 0 {
