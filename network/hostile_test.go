@@ -244,7 +244,7 @@ func TestBandwidth(t *testing.T) {
 	}
 	// A slow machine takes longer; none can be faster than the limit with its
 	// burst, which is what a second has room for and a bit.
-	const rate, size, least = 1 << 20, 3 << 20, 1500 * time.Millisecond
+	const rate, size, least = limitedTo, 3 * limitedTo, 1500 * time.Millisecond
 	// One server hears all, and then answers; another speaks when it is asked.
 	r.listen(r.world, 80, func(c net.Conn) {
 		if _, err := io.CopyN(io.Discard, c, size); err == nil {

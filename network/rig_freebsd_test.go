@@ -24,6 +24,10 @@ import (
 // A tap's frames begin with their addresses here.
 var frameHeader []byte
 
+// limitedTo is a bandwidth, in bytes a second, far below what guests have without one:
+// half a MiB on an emulated host.
+const limitedTo = 1 << 16
+
 // whyNoBandwidth says why there can be no bandwidth.
 func whyNoBandwidth() string {
 	if exec.Command("/sbin/kldstat", "-q", "-m", "dummynet").Run() != nil {

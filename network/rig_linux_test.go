@@ -19,6 +19,9 @@ import (
 // What a frame has before it on a tap (IFF_VNET_HDR): no offloads.
 var frameHeader = make([]byte, 10)
 
+// limitedTo is a bandwidth, in bytes a second, far below what guests have without one.
+const limitedTo = 1 << 20
+
 // whyNoBandwidth is empty: nftables has what it takes.
 func whyNoBandwidth() string { return "" }
 
