@@ -93,8 +93,9 @@ type Searcher interface {
 	// their directory was.
 	//
 	// Nobody owns them, but there may be a record from which somebody will: that
-	// is for the caller to know.
-	Strays(ctx context.Context, dir string) ([]Stray, error)
+	// is for the caller to know. Machines in directories for which known is true are
+	// passed over.
+	Strays(ctx context.Context, dir string, known func(dir string) bool) ([]Stray, error)
 }
 
 // Stray is what nobody owns of a machine.

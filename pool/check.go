@@ -64,19 +64,25 @@ func (p *Pool) strays(ctx context.Context) ([]hypervisor.Stray, error) {
 		return nil, nil
 	}
 	p.mu.Lock()
-	known := maps.Clone(p.entries)
+	entries := maps.Clone(p.entries)
 	p.mu.Unlock()
 	root := filepath.Join(p.opts.State, entriesDir)
-	all, err := backend.Strays(ctx, root)
+	all, err := backend.Strays(ctx, root, func(dir string) bool { return entries[entryOf(root, dir)] != nil })
 	if err != nil {
 		return nil, err
 	}
 	for i := range all {
-		if rel, err := filepath.Rel(root, all[i].Dir); all[i].Dir != "" && err == nil {
-			all[i].ID, _, _ = strings.Cut(rel, string(filepath.Separator))
+		if all[i].Dir != "" {
+			all[i].ID = entryOf(root, all[i].Dir)
 		}
 	}
-	return slices.DeleteFunc(all, func(s hypervisor.Stray) bool { return known[s.ID] != nil }), nil
+	return slices.DeleteFunc(all, func(s hypervisor.Stray) bool { return entries[s.ID] != nil }), nil
+}
+
+// entryOf is the entry of a machine in a directory below root.
+func entryOf(root, dir string) string {
+	id, _, _ := strings.Cut(strings.TrimPrefix(dir, root+string(filepath.Separator)), string(filepath.Separator))
+	return id
 }
 
 // lostMachines are those of strays of which the pool knows nothing: somebody else

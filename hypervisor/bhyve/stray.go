@@ -15,9 +15,9 @@ var _ hypervisor.Searcher = Backend{}
 
 // Strays implements hypervisor.Searcher. Its virtual machines without a process
 // are those that the next launch would destroy, see Orphans.
-func (b Backend) Strays(_ context.Context, dir string) ([]hypervisor.Stray, error) {
+func (b Backend) Strays(_ context.Context, dir string, known func(string) bool) ([]hypervisor.Stray, error) {
 	var strays []hypervisor.Stray
-	processes, err := process.Unattended(dir)
+	processes, err := process.Unattended(dir, known)
 	if err != nil {
 		return nil, fmt.Errorf("look for machines of nobody's: %w", err)
 	}

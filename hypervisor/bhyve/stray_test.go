@@ -22,7 +22,7 @@ func TestStrays(t *testing.T) {
 	m := r.launch(t)
 	strays := func() []hypervisor.Stray {
 		t.Helper()
-		s, err := r.Strays(t.Context(), filepath.Dir(r.cfg.Dir))
+		s, err := r.Strays(t.Context(), filepath.Dir(r.cfg.Dir), func(string) bool { return false })
 		if err != nil {
 			t.Fatal(err)
 		}

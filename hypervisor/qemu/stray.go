@@ -14,8 +14,8 @@ var _ hypervisor.Searcher = Backend{}
 
 // Strays implements hypervisor.Searcher. Link, port and memory end with the
 // process.
-func (Backend) Strays(_ context.Context, dir string) ([]hypervisor.Stray, error) {
-	processes, err := process.Unattended(dir)
+func (Backend) Strays(_ context.Context, dir string, known func(string) bool) ([]hypervisor.Stray, error) {
+	processes, err := process.Unattended(dir, known)
 	if err != nil {
 		return nil, fmt.Errorf("look for machines of nobody's: %w", err)
 	}

@@ -19,11 +19,12 @@ type Orphan struct {
 	Dir string
 }
 
-// Unattended are the processes with directories below dir that are nobody's.
+// Unattended are the processes with directories below dir that are nobody's. Those
+// for whose directory known is true are not looked at.
 // Every owner reads the console from Start or Adopt until Disown or its own end,
 // and the process has it open itself: so it is known without any name or record
 // that might have been lost.
-func Unattended(dir string) ([]Orphan, error) {
+func Unattended(dir string, known func(dir string) bool) ([]Orphan, error) {
 	all, err := proc.WithEnv(dirEnv)
 	if err != nil {
 		return nil, err
@@ -31,7 +32,7 @@ func Unattended(dir string) ([]Orphan, error) {
 	var orphans []Orphan
 	for id, of := range all {
 		rel, err := filepath.Rel(dir, of)
-		if err != nil || rel == "." || !filepath.IsLocal(rel) {
+		if err != nil || rel == "." || !filepath.IsLocal(rel) || known(of) {
 			continue
 		}
 		o := Orphan{ID: id, Dir: of}

@@ -15,7 +15,7 @@ import (
 // unattended are the processes of nobody's with directories below dir.
 func unattended(t *testing.T, dir string) (ids []proc.ID) {
 	t.Helper()
-	orphans, err := Unattended(dir)
+	orphans, err := Unattended(dir, func(string) bool { return false })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +61,10 @@ func TestUnattended(t *testing.T) {
 		}
 	}
 
-	orphans, err := Unattended(above)
+	if orphans, err := Unattended(above, func(of string) bool { return of == dir }); err != nil || len(orphans) != 0 {
+		t.Errorf("%v though it is known, %v", orphans, err)
+	}
+	orphans, err := Unattended(above, func(string) bool { return false })
 	if err != nil || len(orphans) != 1 || orphans[0].Dir != dir {
 		t.Fatalf("%v, %v", orphans, err)
 	}

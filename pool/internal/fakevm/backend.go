@@ -149,7 +149,7 @@ func (b Backend) Adopt(ctx context.Context, r hypervisor.Record, book *receipt.B
 }
 
 // Strays implements hypervisor.Searcher.
-func (b Backend) Strays(_ context.Context, dir string) ([]hypervisor.Stray, error) {
+func (b Backend) Strays(_ context.Context, dir string, known func(string) bool) ([]hypervisor.Stray, error) {
 	all, err := proc.WithEnv(bornEnv)
 	if err != nil {
 		return nil, err
@@ -160,7 +160,7 @@ func (b Backend) Strays(_ context.Context, dir string) ([]hypervisor.Stray, erro
 		if err := json.Unmarshal([]byte(data), &of); err != nil {
 			return nil, err
 		}
-		if rel, err := filepath.Rel(dir, of.Dir); err != nil || !filepath.IsLocal(rel) {
+		if rel, err := filepath.Rel(dir, of.Dir); err != nil || !filepath.IsLocal(rel) || known(of.Dir) {
 			continue
 		}
 		attended, err := id.Shares(attendedFD)
